@@ -1,0 +1,40 @@
+"""The errors a user can meet; every one derives from `FusewireError`.
+
+A message says what was wrong, what was got, what was expected, and where (the printed expression or the file position).
+"""
+
+
+class FusewireError(Exception):
+    """Root of all errors that fusewire raises on purpose."""
+
+
+class TypeInferenceError(FusewireError):
+    """An expression is ill-typed, or its type cannot be found."""
+
+
+class ParseError(FusewireError):
+    """Text is not a valid program; the message gives line and column."""
+
+
+class VerifyError(FusewireError):
+    """An IR invariant is broken (a pass or a library has a bug)."""
+
+
+class TargetError(FusewireError):
+    """A target string names an unknown kind, key, value or library."""
+
+
+class CompileError(FusewireError):
+    """The system compiler is missing or refused a generated source."""
+
+
+class RuntimeInputError(FusewireError):
+    """A name, shape or dtype handed to a compiled module does not fit."""
+
+
+class DeviceNotFound(FusewireError):
+    """The device that a target needs is not present."""
+
+
+class LibraryNotFound(FusewireError):
+    """A library named in `-libs=` cannot be loaded; the message names the command that installs it."""
