@@ -1,0 +1,105 @@
+"""What an external library tells the compiler: which regions of a graph it can take, and how.
+
+    RULES = [Rule("onednn.conv2d", conv.optional(bias).optional(relu), check=check_conv, implement=make_conv)]
+    ONEDNN = Library("onednn", targets=("cpu",), rules=RULES, probe=load)
+
+Libraries live in `contrib`; nothing here knows any of them.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy.typing as npt
+from attrs import field, frozen
+
+from ..ir.expr import Call, Function
+from .dataflow_pattern import DFPattern, Match
+
+
+def accept(match: Match) -> str | None:
+    """The check of a rule that takes whatever its pattern matches."""
+    return None
+
+
+@frozen(eq=False)
+class Rule:
+    """One kind of region that a library can take.
+
+    Attributes:
+        name: library and operation, e.g. "onednn.conv2d"; the `Composite` attribute of the region's function.
+        pattern: what the region looks like.
+        check: given a match, None if the library can do it, else the reason why not, for the user to read.
+        implement: makes the executable from a `Region`; called when a module is made, so the library is there.
+        priority: shown beside the generated implementations' (which have up to 10), and decides between rules whose
+            matches at one place are equally long; the higher wins.
+
+    """
+
+    name: str
+    pattern: DFPattern
+    check: Callable[[Match], str | None] = accept
+    implement: Callable[["Region"], "Executable"] = field(kw_only=True)
+    priority: int = field(default=20, kw_only=True)
+
+    def implementation(self, kind: str) -> str:
+        """The name in logs and explanations: "conv2d_onednn.cpu" for the rule "onednn.conv2d"."""
+        library, _, operation = self.name.partition(".")
+        return f"{operation}_{library}.{kind}"
+
+
+def _rules(items: Iterable[Rule]) -> tuple[Rule, ...]:
+    return tuple(items)
+
+
+@frozen(eq=False)
+class Library:
+    """An external library.
+
+    Attributes:
+        name: how `-libs=` calls it.
+        targets: the kinds of targets that it works on.
+        rules: what it can take.
+        probe: None if the library can be loaded here, else why not, with the command that installs it.
+
+    """
+
+    name: str
+    targets: tuple[str, ...]
+    rules: tuple[Rule, ...] = field(converter=_rules)
+    probe: Callable[[], str | None]
+
+    def rule(self, name: str) -> Rule | None:
+        """The rule of this name (the `Composite` attribute of a function)."""
+        return next((rule for rule in self.rules if rule.name == name), None)
+
+
+@frozen(eq=False)
+class Region:
+    """A region that a library took, as its rule's `implement` gets it when a module is made on a device.
+
+    Attributes:
+        function: the region: parameters, and a body of operator calls.
+        constants: the contents of parameters that never change, by position.
+        threads: how many threads the library may use.
+
+    """
+
+    function: Function
+    constants: Mapping[int, npt.NDArray[Any]]
+    threads: int
+
+    @property
+    def call(self) -> Call:
+        """The region's only operator call.
+
+        Raises:
+            TypeError: the body is something else; the rule's pattern does not fit its `implement`.
+
+        """
+        if not isinstance(self.function.body, Call):
+            raise TypeError(f"expected one operator call, got {self.function.body}")
+        return self.function.body
+
+
+Executable = Callable[[Sequence[npt.NDArray[Any]], Sequence[npt.NDArray[Any]]], None]
+"""What `implement` makes: called with the input and output arrays (C-contiguous), it fills the outputs."""

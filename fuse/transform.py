@@ -1,0 +1,120 @@
+"""The passes by their public names: `fw.transform`."""
+
+from collections.abc import Callable
+
+from ..ir.expr import Expr
+from ..ir.module import IRModule
+from . import canonicalize, cse, dead_code, fold_constant, fold_scale_axis, fuse_ops, simplify_inference
+from .infra import (
+    ConfigOption,
+    Pass,
+    PassContext,
+    Sequential,
+    function_pass,
+    known_passes,
+    module_pass,
+)
+from .instrument import (
+    PassInfo,
+    PassInstrument,
+    PassTimingInstrument,
+    PrintAfterAll,
+    PrintBeforeAll,
+    pass_instrument,
+)
+
+__all__ = [
+    "BackwardFoldScaleAxis", "CanonicalizeOps", "ConfigOption", "DeadCodeElimination", "DefuseOps",
+    "EliminateCommonSubexpr", "FoldConstant", "FoldScaleAxis", "ForwardFoldScaleAxis", "FuseOps", "InferType", "Pass",
+    "PassContext", "PassInfo", "PassInstrument", "PassTimingInstrument", "PrintAfterAll", "PrintBeforeAll", "PrintIR",
+    "Sequential", "SimplifyExpr", "SimplifyInference", "ToGraphNormalForm", "function_pass",
+    "known_passes", "module_pass", "pass_instrument",
+]  # fmt: skip
+
+
+def InferType() -> Pass:
+    """Find the types that were left out. Every pass does so first; this one does nothing else."""
+    return Pass("InferType", 0, lambda mod, context: mod)
+
+
+def PrintIR(header: str = "", show_meta_data: bool = False) -> Pass:
+    """Print the module, below a header, and leave it as it is."""
+
+    def show(mod: IRModule, context: PassContext) -> IRModule:
+        print(f"# {header}\n{mod.astext(show_meta_data)}" if header else mod.astext(show_meta_data))
+        return mod
+
+    return Pass("PrintIR", 0, show)
+
+
+def SimplifyInference() -> Pass:
+    """Write batch normalisation as multiply and add, and drop dropout (level 0)."""
+    return simplify_inference.simplify_inference()
+
+
+def FoldConstant() -> Pass:
+    """Compute what depends on constants only (level 2)."""
+    return fold_constant.fold_constant()
+
+
+def FoldScaleAxis() -> Pass:
+    """Move multiplications by a constant for each channel into the weights of convolutions and dense (level 3)."""
+    return fold_scale_axis.fold_scale_axis()
+
+
+def BackwardFoldScaleAxis() -> Pass:
+    """FoldScaleAxis for multiplications behind the convolution only (level 3)."""
+    return fold_scale_axis.backward_fold_scale_axis()
+
+
+def ForwardFoldScaleAxis() -> Pass:
+    """FoldScaleAxis for multiplications in front of the convolution only (level 3)."""
+    return fold_scale_axis.forward_fold_scale_axis()
+
+
+def EliminateCommonSubexpr(fskip: Callable[[Expr], bool] | None = None) -> Pass:
+    """Compute only once what is computed twice (level 3); calls for which `fskip` holds are kept."""
+    return cse.eliminate_common_subexpr(fskip)
+
+
+def DeadCodeElimination(inline_once: bool = False) -> Pass:
+    """Remove let-bindings and functions that nothing uses (level 1).
+
+    Args:
+        inline_once: also replace variables that are used once by their values.
+
+    """
+    return dead_code.dead_code_elimination(inline_once)
+
+
+def ToGraphNormalForm() -> Pass:
+    """Replace every let-bound variable by its value (level 1)."""
+    return dead_code.to_graph_normal_form()
+
+
+def CanonicalizeOps() -> Pass:
+    """Write bias_add as expand_dims and add (level 3)."""
+    return canonicalize.canonicalize_ops()
+
+
+def SimplifyExpr() -> Pass:
+    """Remove transposes, reshapes and casts that undo each other or do nothing (level 2)."""
+    return canonicalize.simplify_expr()
+
+
+def FuseOps(fuse_opt_level: int = -1) -> Pass:
+    """Group operators into fused functions (level 0; `fuse_opt_level` 0 makes a function of each operator)."""
+    return fuse_ops.fuse_ops(fuse_opt_level)
+
+
+def DefuseOps() -> Pass:
+    """Undo FuseOps (level 0)."""
+    return fuse_ops.defuse_ops()
+
+
+# PassContext knows the names of passes that exist, so each is made once.
+for _make in (
+    InferType, PrintIR, SimplifyInference, FoldConstant, FoldScaleAxis, BackwardFoldScaleAxis, ForwardFoldScaleAxis,
+    EliminateCommonSubexpr, DeadCodeElimination, ToGraphNormalForm, CanonicalizeOps, SimplifyExpr, FuseOps, DefuseOps,
+):  # fmt: skip
+    _make()
