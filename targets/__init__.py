@@ -1,0 +1,1 @@
+"""How it runs: target strings, code generation, execution."""

@@ -1,0 +1,227 @@
+"""`fw.build`: from a typed graph and a target string to a compiled module."""
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy.typing as npt
+from attrs import define, field, frozen
+
+from ..fuse.inline import bind_params, bind_shapes, inline, typed
+from ..fuse.partition import Decision
+from ..fuse.pipeline import pipeline
+from ..fuse.transform import FuseOps, Sequential
+from ..ir.errors import FusewireError, RuntimeInputError, TargetError
+from ..ir.expr import Expr, Function
+from ..ir.module import IRModule
+from ..ir.types import nbytes
+from .cpu import CpuCode, generate
+from .cpuinfo import cpu_features, isa_for, usable_cores
+from .device import Device, device
+from .executor import Factory, GraphModule, Runnable
+from .explain import Explanation, Report
+from .libraries import libraries_of, require, warn_unused
+from .looptext import kernel_text
+from .memory import Arena, plan
+from .program import KernelStep, LibraryStep, Program, make_program
+from .target import Target
+
+Array = npt.NDArray[Any]
+
+
+@frozen(eq=False)
+class FunctionInfo:
+    """What is known of one generated function; sizes in bytes by target.
+
+    Attributes:
+        workspace_sizes: scratch memory while it runs (for the whole program: the arena and the kernels' scratch).
+        io_sizes: results (for the whole program: inputs and results).
+        constant_sizes: constants that it holds.
+        relay_function: the graph that it computes.
+        loop_ir, source: its code; empty for the whole program and for library calls.
+    """
+
+    workspace_sizes: dict[Target, int]
+    io_sizes: dict[Target, int]
+    constant_sizes: dict[Target, int]
+    relay_function: Function = field(repr=False)
+    loop_ir: str = field(default="", repr=False)
+    source: str = field(default="", repr=False)
+
+
+@define(eq=False, repr=False)
+class CompiledModule:
+    """The result of `fw.build`: code, constants and memory plan, for any number of `GraphModule`s.
+
+    Attributes:
+        target: the target it was built for.
+        ir_mod: the module before fusion.
+        fused_mod: the module after fusion, of which the program was made.
+        params: the constants, by name.
+    """
+
+    target: Target
+    ir_mod: IRModule
+    fused_mod: IRModule
+    params: dict[str, Array]
+    runnable: Runnable
+    name: str = "default"
+    _module: GraphModule | None = field(default=None)
+    _lock: threading.Lock = field(factory=threading.Lock)
+
+    def __repr__(self) -> str:
+        return f"<CompiledModule {self.name!r} for '{self.target}': {len(self.program.leaf_steps())} steps>"
+
+    def __getitem__(self, name: str) -> Any:
+        """`lib["default"](dev)` gives what `GraphModule` is made from.
+
+        Raises:
+            FusewireError: there is no module of this name.
+        """
+        if name != self.name:
+            raise FusewireError(f"the library holds a module called {self.name!r}, not {name!r}")
+        return self._create
+
+    def _create(self, dev: Device | str) -> Factory:
+        dev = device(dev) if isinstance(dev, str) else dev
+        if not isinstance(dev, Device):
+            raise TargetError(f"expected a device, such as fw.cpu(0), got a {type(dev).__name__}")
+        if dev.kind != self.target.kind:
+            raise TargetError(f"built for target '{self.target}', which cannot run on {dev}")
+        if missing := cpu_features().missing(isa_for(self.target)):
+            raise TargetError(f"built for '{self.target}', but this processor lacks {', '.join(missing)}")
+        require(self.runnable.report.used(self.program))
+        return Factory(self.runnable, dev)
+
+    def __call__(self, /, **inputs: Any) -> Any:
+        """Run on inputs given by name; returns a new array, or a list of arrays for several results.
+
+        Raises:
+            RuntimeInputError: a name, shape or dtype does not fit, or an input is missing.
+        """
+        with self._lock:
+            if self._module is None:
+                self._module = GraphModule(self._create(Device(self.target.kind)))
+            module = self._module
+            if missing := [n for n in self.program.inputs if n not in inputs]:
+                raise RuntimeInputError(f"inputs not given: {', '.join(map(module._describe, missing))}")
+            for name, value in inputs.items():
+                module.set_input_zero_copy(name, value)
+            module.run()
+            results = [module.get_output(k).numpy() for k in range(module.get_num_outputs())]
+        return results[0] if len(results) == 1 else results
+
+    @property
+    def program(self) -> Program:
+        """The steps, and the tensors they work on."""
+        return self.runnable.program
+
+    @property
+    def code(self) -> CpuCode:
+        """The generated code."""
+        return self.runnable.code
+
+    @property
+    def arena(self) -> Arena:
+        """Where intermediate tensors lie."""
+        return self.runnable.arena
+
+    @property
+    def threads(self) -> int:
+        """How many threads a module runs on."""
+        return self.runnable.threads
+
+    @property
+    def function_metadata(self) -> dict[str, FunctionInfo]:
+        """Sizes, graph, loop IR and source of every generated function, and of the program as "__fusewire_main__"."""
+        main = self.fused_mod["main"]
+        inputs = [p.checked_type for p in main.params]
+        workspace = self.arena.size + self.code.thread_bytes * self.threads + self.code.team_bytes
+        constants = sum(a.nbytes for a in self.program.constants.values())
+        info = {
+            "__fusewire_main__": FunctionInfo(
+                {self.target: workspace},
+                {self.target: nbytes([*inputs, main.body.checked_type])},
+                {self.target: constants},
+                main,
+            )
+        }
+        for step in self.program.leaf_steps():
+            info[step.name] = self._function_info(step)
+        return info
+
+    def _function_info(self, step: KernelStep | LibraryStep) -> FunctionInfo:
+        io = {self.target: nbytes([step.function.body.checked_type])}
+        if isinstance(step, LibraryStep):
+            return FunctionInfo({self.target: 0}, io, {self.target: 0}, step.function)
+        compiled = self.code.of(step)
+        workspace = compiled.thread_bytes * self.threads + compiled.team_bytes
+        loops = kernel_text(compiled.kernel).replace("kernel KERNEL(", f"kernel {step.name}(", 1)
+        return FunctionInfo({self.target: workspace}, io, {self.target: 0}, step.function, loops, compiled.source)
+
+    def get_source(self, name: str | None = None, kind: str = "c") -> str:
+        """The generated source: of one function, or of the whole module; `kind` "c" or "loops" (the loop IR).
+
+        Raises:
+            FusewireError: the kind or the name is unknown.
+        """
+        if kind not in ("c", "loops"):
+            raise FusewireError(f"target '{self.target}' has source of kind 'c' and 'loops', not {kind!r}")
+        info = {k: v for k, v in self.function_metadata.items() if v.source}
+        if name is None:
+            if kind == "c":
+                return "\n".join(text for _, text in self.code.files)
+            return "\n\n".join(v.loop_ir for v in info.values())
+        if name not in info:
+            raise FusewireError(f"no generated function {name!r}; there are {', '.join(info) or 'none'}")
+        return info[name].source if kind == "c" else info[name].loop_ir
+
+    def explain(self, op: str | None = None) -> Explanation:
+        """Why each step runs where it runs; `op` keeps the steps that have this operator or name."""
+        choices = [self.runnable.report.choice(step, self.code) for step in self.program.leaf_steps()]
+        return Explanation(tuple(c for c in choices if op is None or op == c.step or op in c.ops))
+
+
+def build(
+    mod: IRModule | Expr,
+    target: str | Target | Mapping[str, object] = "cpu",
+    params: Mapping[str, Any] | None = None,
+    shape: Mapping[str, Sequence[int]] | None = None,
+    mod_name: str = "default",
+) -> CompiledModule:
+    """Compile a graph for a target.
+
+    Args:
+        mod: a module, a function, or an expression (whose free variables become inputs).
+        target: a target string such as "cpu -libs=onednn", a dict, or a `Target`.
+        params: arrays for parameters that are constants (weights), by name.
+        shape: shapes for parameters with symbolic dimensions, by name.
+        mod_name: the name under which `lib[mod_name]` finds the module.
+
+    Raises:
+        FusewireError: the target, the graph or the parameters are wrong; the subclass and the message say what.
+    """
+    if not isinstance(mod, IRModule | Expr):
+        raise FusewireError(f"build takes an IRModule, a Function or an expression, got a {type(mod).__name__}")
+    where = Target(target)
+    if where.kind != "cpu":
+        raise TargetError(f"target '{where}': this version of fusewire generates code for cpu only")
+    if where.precision not in (None, "float32"):
+        raise TargetError(f"target '{where}': -precision={where.precision} is not there yet; leave it out")
+    module = mod if isinstance(mod, IRModule) else IRModule.from_expr(mod)
+    main = inline(module)
+    main = bind_shapes(typed(main), shape or {})
+    main = typed(bind_params(main, params or {}))
+    libraries = libraries_of(where)
+    decisions: list[Decision] = []
+    plain = pipeline(libraries, decisions, fuse=False)(IRModule({"main": main}))
+    fused = Sequential([FuseOps()])(plain)  # Sequential, so that disabled_pass can leave it out
+    warn_unused(libraries, decisions)
+    program = make_program(fused["main"], mod_name)
+    threads = where.num_cores or usable_cores()
+    code = generate(program, isa_for(where), threads)
+    report = Report(where.kind, libraries, decisions)
+    report.log_library_steps(program)
+    constants = {f"p{k}": array for k, array in enumerate(program.constants.values())}
+    runnable = Runnable(program, code, plan(program), threads, report)
+    return CompiledModule(where, plain, fused, constants, runnable, mod_name)

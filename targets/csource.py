@@ -1,0 +1,410 @@
+"""The emitter: loop IR to C-family source text, in the spelling of a dialect.
+
+Statements print one to one. Values print as expressions; a value that several places use becomes a local variable,
+declared in the innermost scope where all of it is valid. A `select` one of whose arms may only be evaluated when taken
+(a guarded load) prints as an if-else around a local variable. Register buffers become one variable per element when
+every access has a constant index (after unrolling), so that the compiler keeps them in registers.
+
+The functions and vector types that expressions need are collected in a `Prelude` (prelude.py).
+"""
+
+import math
+from collections.abc import Sequence
+
+from attrs import define, field
+
+from ..ir.errors import VerifyError
+from ..ir.index import FloorDiv, Index, IndexVar, Mod, ValueAtom
+from ..ir.loops import Alloc, Barrier, For, If, Kernel, Prefetch, Stmt, Store
+from ..ir.scalar import Apply, Buffer, Const, Load, Scalar, Value, is_float, operands_of
+from .dialects import Dialect
+from .prelude import Prelude, literal, short_name, width
+from .prove import proven_inside
+from .rewrite import all_values, values_of, walk
+
+
+@define
+class _Scope:
+    """A block of source: its lines, and which values it holds in variables."""
+
+    parent: "_Scope | None"
+    lines: list[str] = field(factory=list)
+    names: dict[int, str] = field(factory=dict)
+
+    def find(self, node: Scalar) -> str | None:
+        scope: _Scope | None = self
+        while scope is not None:
+            if id(node) in scope.names:
+                return scope.names[id(node)]
+            scope = scope.parent
+        return None
+
+
+@define
+class Emitter:
+    """Prints kernels of one source file; `prelude` collects what they need."""
+
+    prelude: Prelude
+    thread_bytes: int = 0
+    team_bytes: int = 0
+    _count: int = 0
+    _uses: dict[int, int] = field(factory=dict)
+    _fragile: dict[int, bool] = field(factory=dict)
+    _keep: list[Scalar] = field(factory=list)
+    _scalars: set[Buffer] = field(factory=set)
+
+    @property
+    def dialect(self) -> Dialect:
+        """The dialect."""
+        return self.prelude.dialect
+
+    def kernel(self, kernel: Kernel) -> str:
+        """A function definition; afterwards `thread_bytes` and `team_bytes` tell the scratch it needs."""
+        self.thread_bytes = self.team_bytes = 0
+        scope = _Scope(None)
+        for i, buffer in enumerate(kernel.params):
+            ctype = self.prelude.type(buffer.dtype, storage=True)
+            const = "const " if buffer in kernel.inputs else ""
+            scope.lines.append(f"{const}{ctype} *restrict {buffer.name} = args[{i}];")
+        self._top(kernel.body, scope)
+        body = "\n".join("  " + line for line in scope.lines)
+        head = (f"static void {kernel.name}(void *const *restrict args, int tid, int nthreads, fw_team *team,\n"
+                "    char *restrict thread_scratch, char *restrict team_scratch)")  # fmt: skip
+        unused = " ".join(f"(void){name};" for name in ("tid", "nthreads", "team", "thread_scratch", "team_scratch"))
+        return f"{head}\n{{\n{body}\n  {unused}\n}}\n"
+
+    def _top(self, body: Sequence[Stmt], scope: _Scope) -> None:
+        """The outermost block: what is not a parallel loop runs on the first thread only."""
+        alone: list[Stmt] = []
+
+        def flush() -> None:
+            if alone:
+                inner = _Scope(scope)
+                self.block(alone, inner)
+                scope.lines += ["if (tid == 0) {", *("  " + line for line in inner.lines), "}"]
+                alone.clear()
+
+        for stmt in body:
+            shared = isinstance(stmt, Alloc) and stmt.buffer.scope == "team"
+            if shared or isinstance(stmt, Barrier) or (isinstance(stmt, For) and stmt.kind == "parallel"):
+                flush()
+                self.block([stmt], scope)
+            else:
+                alone.append(stmt)
+        flush()
+
+    def block(self, body: Sequence[Stmt], scope: _Scope) -> None:
+        """Statements into a scope."""
+        for position, stmt in enumerate(body):
+            match stmt:
+                case For():
+                    self._loop(stmt, scope)
+                case Store():
+                    self._store(stmt, scope)
+                case Alloc(buffer=buffer):
+                    self._alloc(buffer, body[position + 1 :], scope)
+                case If(cond=cond, then=then, orelse=orelse):
+                    scope.lines.append(f"if ({self._expression(cond, scope)}) {{")
+                    self._nested(then, scope)
+                    if orelse:
+                        scope.lines.append("} else {")
+                        self._nested(orelse, scope)
+                    scope.lines.append("}")
+                case Barrier(scope=kind):
+                    scope.lines.append(self.dialect.barriers[kind])
+                case Prefetch(buffer=buffer, index=index):
+                    place = self._index(buffer.offset(index), scope)
+                    scope.lines.append(f"__builtin_prefetch(&{buffer.name}[{place}]);")
+
+    def _nested(self, body: Sequence[Stmt], scope: _Scope) -> None:
+        inner = _Scope(scope)
+        self.block(body, inner)
+        scope.lines += ["  " + line for line in inner.lines]
+
+    def _loop(self, loop: For, scope: _Scope) -> None:
+        kind = "serial" if loop.kind in ("vectorised", "unrolled") else loop.kind
+        if kind not in self.dialect.loops:
+            raise VerifyError(f"{self.dialect.name} has no {kind} loops")
+        scope.lines.append(self.dialect.loops[kind].format(v=loop.var.name, n=loop.extent) + " {")
+        self._nested(loop.body, scope)
+        scope.lines.append("}")
+
+    def _alloc(self, buffer: Buffer, rest: Sequence[Stmt], scope: _Scope) -> None:
+        size = math.prod(buffer.shape)
+        ctype = self.prelude.type(buffer.dtype, buffer.lanes, storage=buffer.lanes == 1)
+        if buffer.scope == "register" and self._constant_indices(buffer, rest):
+            self._scalars.add(buffer)
+            value_type = self.prelude.type(buffer.dtype, buffer.lanes)
+            scope.lines.extend(f"{value_type} {buffer.name}_{i};" for i in range(size))
+        elif buffer.scope == "register" or (buffer.scope == "thread" and size * width(buffer.dtype) <= 8192):
+            scope.lines.append(f"{ctype} {buffer.name}[{max(size, 1)}] __attribute__((aligned(64)));")
+        else:
+            used = self.team_bytes if buffer.scope == "team" else self.thread_bytes
+            place = f"{buffer.scope}_scratch + {used}"
+            scope.lines.append(f"{ctype} *restrict {buffer.name} = ({ctype} *)({place});")
+            bytes_ = -(-(size * width(buffer.dtype)) // 64) * 64
+            if buffer.scope == "team":
+                self.team_bytes += bytes_
+            else:
+                self.thread_bytes += bytes_
+
+    def _constant_indices(self, buffer: Buffer, rest: Sequence[Stmt]) -> bool:
+        for stmt in walk(rest):
+            if isinstance(stmt, Store) and stmt.buffer is buffer and not all(i.is_const for i in stmt.index):
+                return False
+            for node in all_values(values_of(stmt)):
+                if isinstance(node, Load) and node.buffer is buffer and not all(i.is_const for i in node.index):
+                    return False
+        return True
+
+    def _store(self, stmt: Store, scope: _Scope) -> None:
+        # Locals made for one statement must not outlive it: a later statement may see other memory.
+        inner = _Scope(scope)
+        self._count_uses(stmt.value, *stmt.index)
+        value = self._value(stmt.value, inner)
+        buffer, lanes = stmt.buffer, stmt.value.lanes
+        offset = buffer.offset(stmt.index)
+        if buffer in self._scalars:
+            inner.lines.append(f"{buffer.name}_{offset.const} = {value};")
+        else:
+            place = f"{buffer.name}[{self._index(offset, inner)}]"
+            if buffer.lanes == 1 and lanes > 1:
+                if buffer.dtype == "bool":
+                    value = f"__builtin_convertvector({value} & 1, {self.prelude.type('uint8', lanes)})"
+                place = f"*({self.prelude.type(buffer.dtype, lanes, storage=True)} *)&{place}"
+            inner.lines.append(f"{place} = {value};")
+        if len(inner.lines) == 1:
+            scope.lines += inner.lines
+        else:
+            scope.lines += ["{", *("  " + line for line in inner.lines), "}"]
+
+    # Values
+
+    def _expression(self, root: Scalar, scope: _Scope) -> str:
+        """The text of a value; what it shares with itself is put into locals of `scope` first."""
+        self._count_uses(root)
+        return self._value(root, scope)
+
+    def _count_uses(self, *roots: Scalar) -> None:
+        self._uses.clear()
+        self._fragile.clear()
+        self._keep = all_values(roots)
+        for node in self._keep:
+            parts = operands_of(node)
+            for part in parts:
+                self._uses[id(part)] = self._uses.get(id(part), 0) + 1
+            self._fragile[id(node)] = any(self._fragile[id(p)] for p in parts) or (
+                isinstance(node, Load) and not proven_inside(node)
+            )
+
+    def _value(self, root: Scalar, scope: _Scope) -> str:
+        """Operands first, from a stack of our own: expressions may be thousands of nodes deep."""
+        for node in self._reachable(root, scope):
+            if isinstance(node, Index) or scope.find(node):
+                continue
+            text = self._text(node, scope)
+            shared = self._uses.get(id(node), 0) > 1 and not isinstance(node, Const)
+            if shared or len(text) > 400:
+                text = self._local(node, text, scope)
+            scope.names[id(node)] = text
+        if isinstance(root, Index):
+            return self._operand(root, scope)
+        return scope.find(root) or self._text(root, scope)
+
+    def _reachable(self, root: Scalar, scope: _Scope) -> list[Scalar]:
+        """What must be evaluated in this scope: all below `root` but the fragile arms of selects."""
+        order: list[Scalar] = []
+        seen: set[int] = set()
+        stack: list[tuple[Scalar, bool]] = [(root, False)]
+        while stack:
+            node, ready = stack.pop()
+            if ready:
+                order.append(node)
+                continue
+            if id(node) in seen or scope.find(node):
+                continue
+            seen.add(id(node))
+            stack.append((node, True))
+            parts = operands_of(node)
+            if self._is_guard(node):
+                parts = parts[:1]
+            stack.extend((part, False) for part in reversed(parts))
+        return order
+
+    def _is_guard(self, node: Scalar) -> bool:
+        return isinstance(node, Apply) and node.fn == "select" and any(self._fragile[id(a)] for a in node.args[1:])
+
+    def _local(self, node: Value, text: str, scope: _Scope) -> str:
+        self._count += 1
+        name = f"t{self._count}"
+        scope.lines.append(f"const {self.prelude.type(node.dtype, node.lanes)} {name} = {text};")
+        return name
+
+    def _text(self, node: Scalar, scope: _Scope) -> str:
+        match node:
+            case Const(value=value, dtype=dtype, lanes=lanes):
+                text = literal(value, dtype, self.dialect)
+                return text if lanes == 1 else self._splat(text, dtype, lanes)
+            case Load():
+                return self._load(node, scope)
+            case Apply() if self._is_guard(node):
+                return self._guarded(node, scope)
+            case Apply():
+                return self._apply(node, [self._operand(a, scope) for a in node.args])
+        raise VerifyError(f"cannot print {node!r}")
+
+    def _operand(self, value: Scalar, scope: _Scope) -> str:
+        if isinstance(value, Index):
+            text = self._index(value, scope)
+            return text if value.is_var else f"({text})"
+        found = scope.find(value)
+        assert found is not None
+        return found
+
+    def _guarded(self, node: Apply, scope: _Scope) -> str:
+        """An if-else, each arm in a scope of its own."""
+        cond, *arms = node.args
+        self._count += 1
+        name = f"t{self._count}"
+        scope.lines.append(f"{self.prelude.type(node.dtype, node.lanes)} {name};")
+        head = f"if ({self._operand(cond, scope)}) {{"
+        for arm in arms:
+            inner = _Scope(scope)
+            text = self._value(arm, inner)
+            scope.lines += [head, *("  " + line for line in inner.lines), f"  {name} = {text};"]
+            head = "} else {"
+        scope.lines.append("}")
+        return name
+
+    def _load(self, node: Load, scope: _Scope) -> str:
+        buffer, lanes = node.buffer, node.lanes
+        offset = buffer.offset(node.index)
+        if buffer in self._scalars:
+            return f"{buffer.name}_{offset.const}"
+        place = f"{buffer.name}[{self._index(offset, scope)}]"
+        if buffer.lanes > 1 or lanes == 1:
+            return place
+        vector = f"*(const {self.prelude.type(buffer.dtype, lanes, storage=True)} *)&{place}"
+        if buffer.dtype == "bool":
+            mask = self.prelude.type("int32", lanes)
+            return f"(__builtin_convertvector({vector}, {mask}) != 0)"
+        return f"({vector})"
+
+    def _apply(self, node: Apply, args: list[str]) -> str:
+        fn, dtype, lanes = node.fn, node.dtype, node.lanes
+        if fn in ("cast", "bitcast", "splat", "select"):
+            return getattr(self, f"_{fn}_text")(node, args)  # type: ignore[no-any-return]
+        operand = node.args[0].dtype
+        if fn in ("isnan", "isinf", "isfinite"):
+            return self._test_text(fn, node, args[0])
+        if fn in ("neg", "not"):
+            sign = "-" if fn == "neg" else "!" if operand == "bool" and lanes == 1 else "~"
+            operand_text = f"({args[0]})" if args[0].startswith("-") else args[0]  # --5 would be a decrement
+            return self._narrow(f"({sign}{operand_text})", dtype, lanes)
+        if fn in self.dialect.infix:
+            if operand == "bool" and lanes > 1 and fn in ("lt", "le", "gt", "ge"):
+                args = args[::-1]  # true is -1 in a mask: the order of false and true is the other way round
+            text = f"({args[0]} {self.dialect.infix[fn]} {args[1]})"
+            if dtype == "bool" and lanes > 1 and operand != "bool" and width(operand) != 4:
+                return f"__builtin_convertvector({text}, {self.prelude.type('int32', lanes)})"
+            return self._narrow(text, dtype, lanes)
+        if fn in ("max", "min") and isinstance(node.args[1], Const) and node.args[1].value == node.args[1].value:
+            fn += "c"
+            args = [args[0], literal(node.args[1].value, node.args[1].dtype, self.dialect)]
+        return f"{self.prelude.function(fn, operand, lanes, len(args))}({', '.join(args)})"
+
+    def _narrow(self, text: str, dtype: str, lanes: int) -> str:
+        """C computes with int at least; small integers must wrap around at their own width."""
+        small = lanes == 1 and dtype in ("int8", "int16", "uint8", "uint16")
+        return f"(({self.dialect.types[dtype]}){text})" if small else text
+
+    def _test_text(self, fn: str, node: Apply, arg: str) -> str:
+        operand, lanes = node.args[0].dtype, node.lanes
+        if not is_float(operand):
+            return (
+                self._splat("1" if fn == "isfinite" else "0", "bool", lanes)
+                if lanes > 1
+                else str(int(fn == "isfinite"))
+            )
+        name = f"fw_{fn}_{short_name(operand, lanes)}"
+        ctype, result = self.prelude.type(operand, lanes), self.prelude.type("bool", lanes)
+        # a - a is 0 for finite numbers and NaN for all others.
+        test = {"isnan": "a != a", "isinf": "(a == a) & ((a - a) != (a - a))", "isfinite": "(a - a) == (a - a)"}[fn]
+        if lanes > 1:
+            test = f"__builtin_convertvector({test}, {result})"
+        return f"{self.prelude.helper(name, f'static inline {result} {name}({ctype} a) {{ return {test}; }}')}({arg})"
+
+    def _select_text(self, node: Apply, args: list[str]) -> str:
+        if node.lanes == 1:
+            return f"({args[0]} ? {args[1]} : {args[2]})"
+        bits = width(node.dtype) * 8 if node.dtype != "bool" else 32
+        name = f"fw_select_{short_name(node.dtype, node.lanes)}"
+        mask, ctype = self.prelude.type("bool", node.lanes), self.prelude.type(node.dtype, node.lanes)
+        same = self.prelude.type(f"int{bits}", node.lanes)
+        body = f"{same} k = __builtin_convertvector(m, {same}); return ({ctype})((k & ({same})a) | (~k & ({same})b));"
+        text = f"static inline {ctype} {name}({mask} m, {ctype} a, {ctype} b) {{ {body} }}"
+        return f"{self.prelude.helper(name, text)}({', '.join(args)})"
+
+    def _splat_text(self, node: Apply, args: list[str]) -> str:
+        value = f"-({args[0]})" if node.dtype == "bool" else args[0]
+        return self._splat(value, node.dtype, node.lanes)
+
+    def _splat(self, text: str, dtype: str, lanes: int) -> str:
+        ctype = self.prelude.type(dtype, lanes)
+        name = f"fw_splat_{short_name(dtype, lanes)}"
+        scalar = self.dialect.types[dtype]
+        items = ", ".join(["a"] * lanes)
+        self.prelude.helper(name, f"static inline {ctype} {name}({scalar} a) {{ return ({ctype}){{{items}}}; }}")
+        return f"{name}({text})"
+
+    def _bitcast_text(self, node: Apply, args: list[str]) -> str:
+        source, lanes = node.args[0].dtype, node.lanes
+        target, given = self.prelude.type(node.dtype, lanes), self.prelude.type(source, lanes)
+        if lanes > 1:
+            return f"(({target}){args[0]})"
+        name = f"fw_bitcast_{short_name(source)}_{short_name(node.dtype)}"
+        text = f"static inline {target} {name}({given} a) {{ {target} r; memcpy(&r, &a, sizeof r); return r; }}"
+        return f"{self.prelude.helper(name, text)}({args[0]})"
+
+    def _cast_text(self, node: Apply, args: list[str]) -> str:
+        source, dtype, lanes = node.args[0].dtype, node.dtype, node.lanes
+        if lanes > 1:
+            value = f"(-{args[0]})" if source == "bool" else args[0]
+            return f"__builtin_convertvector({value}, {self.prelude.type(dtype, lanes)})"
+        value = args[0]
+        if source == "bfloat16":
+            value = self._bfloat16("load") + f"({value})"
+        if dtype == "bfloat16":
+            return self._bfloat16("store") + f"((float){value})"
+        return f"(({self.dialect.types[dtype]}){value})"
+
+    def _bfloat16(self, way: str) -> str:
+        return self.prelude.helper(f"fw_{way}_bf16", self.dialect.functions["bfloat16"][way])
+
+    def _index(self, index: Index, scope: _Scope) -> str:
+        parts = []
+        for atom, coeff in index.sorted_terms():
+            match atom:
+                case IndexVar():
+                    text = atom.name
+                case FloorDiv(value=value, divisor=d):
+                    text = self._divide(value, d, "/", "fw_index_div", scope)
+                case Mod(value=value, divisor=d):
+                    text = self._divide(value, d, "%", "fw_index_mod", scope)
+                case ValueAtom(value=value):
+                    text = f"(int64_t){scope.find(value) or self._value(value, scope)}"
+                case _:
+                    raise VerifyError(f"cannot print the index {index}")
+            parts.append(text if coeff == 1 else f"{coeff} * {text}")
+        if index.const or not parts:
+            parts.append(str(index.const))
+        return " + ".join(parts).replace("+ -", "- ")
+
+    def _divide(self, value: Index, divisor: int, sign: str, helper: str, scope: _Scope) -> str:
+        inner = self._index(value, scope)
+        if value.bounds[0] >= 0:
+            return f"({inner if value.is_var else f'({inner})'} {sign} {divisor})"
+        quotient = "a / d - (a % d < 0)"
+        body = quotient if sign == "/" else "a % d + (a % d < 0 ? d : 0)"
+        self.prelude.helper(helper, f"static inline int64_t {helper}(int64_t a, int64_t d) {{ return {body}; }}")
+        return f"{helper}({inner}, {divisor})"

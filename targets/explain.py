@@ -1,0 +1,128 @@
+"""Why each part of a program runs where it runs: chosen implementation, candidates, refusals."""
+
+import logging
+from collections.abc import Sequence
+
+from attrs import frozen
+from tabulate import tabulate
+
+from ..fuse.library import Library, Rule
+from ..fuse.partition import Decision
+from ..ir.errors import FusewireError
+from ..ir.expr import Call, Expr, Function
+from ..ir.visitor import post_order
+from .cpu import CpuCode
+from .implement import Candidate
+from .program import KernelStep, LibraryStep, Program
+
+_log = logging.getLogger("fusewire")
+
+
+@frozen
+class Choice:
+    """What was decided for one step.
+
+    Attributes:
+        step: the name of the generated function or library call.
+        ops: the operators it covers, first to last.
+        chosen: the implementation that runs.
+        candidates: everything that was considered; each with its priority, and the reason where it was refused.
+    """
+
+    step: str
+    ops: tuple[str, ...]
+    chosen: str
+    candidates: tuple[Candidate, ...]
+
+
+@frozen
+class Explanation:
+    """The choices of a whole program; `str()` shows them as a table, `to_dict()` as plain data."""
+
+    choices: tuple[Choice, ...]
+
+    def to_dict(self) -> list[dict[str, object]]:
+        """Plain data for JSON."""
+        return [
+            {
+                "step": c.step,
+                "ops": list(c.ops),
+                "chosen": c.chosen,
+                "candidates": [{"name": x.name, "priority": x.priority, "refusal": x.refusal} for x in c.candidates],
+            }
+            for c in self.choices
+        ]
+
+    def __str__(self) -> str:
+        rows = []
+        for choice in self.choices:
+            rows.append((choice.step, ""))
+            for c in choice.candidates:
+                mark = (
+                    "chosen" if c.name == choice.chosen else f"refused: {c.refusal}" if c.refusal else "lower priority"
+                )
+                rows.append((f"- {c.name} ({c.priority})", mark))
+        return str(tabulate(rows, ["step, and its candidates (priority)", "verdict"], disable_numparse=True))
+
+
+@frozen(eq=False)
+class Report:
+    """What the libraries of a build took and refused."""
+
+    kind: str
+    libraries: Sequence[Library]
+    decisions: Sequence[Decision]
+
+    def rule(self, step: LibraryStep) -> Rule:
+        """The rule that took a step."""
+        for library in self.libraries:
+            if library.name == step.function.attrs["Compiler"] and (rule := library.rule(step.composite)):
+                return rule
+        raise FusewireError(f"{step.name}: no library has the rule {step.composite!r}")
+
+    def used(self, program: Program) -> list[Library]:
+        """The libraries that run at least one step."""
+        names = {str(s.function.attrs["Compiler"]) for s in program.leaf_steps() if isinstance(s, LibraryStep)}
+        return [library for library in self.libraries if library.name in names]
+
+    def log_library_steps(self, program: Program) -> None:
+        """Log each library step, as generated kernels are logged."""
+        for step in program.leaf_steps():
+            if isinstance(step, LibraryStep):
+                rule = self.rule(step)
+                op = operators(step.function)[0]
+                name = rule.implementation(self.kind)
+                _log.info("Using %s for %s based on highest priority (%d)", name, op, rule.priority)
+
+    def choice(self, step: KernelStep | LibraryStep, code: CpuCode) -> Choice:
+        """All that is known of how a step was decided."""
+        ops = operators(step.function)
+        if isinstance(step, KernelStep):
+            compiled = code.of(step)
+            refused = self._refusals(step.function)
+            return Choice(step.name, ops, compiled.implementation, (*refused, *compiled.candidates))
+        rule = self.rule(step)
+        name = rule.implementation(self.kind)
+        return Choice(step.name, ops, name, (*self._refusals(step.function), Candidate(name, rule.priority)))
+
+    def _refusals(self, function: Function) -> list[Candidate]:
+        """What libraries said to calls like those in a function (same operator, attributes and types)."""
+        own = {_signature(e) for e in post_order(function.body)}
+        found: dict[tuple[str, str | None], Candidate] = {}
+        for decision in self.decisions:
+            if decision.reason is not None and _signature(decision.root) in own:
+                rule = next(r for lib in self.libraries for r in lib.rules if r.name == decision.rule)
+                name = rule.implementation(self.kind)
+                found[name, decision.reason] = Candidate(name, rule.priority, decision.reason)
+        return list(found.values())
+
+
+def operators(function: Function) -> tuple[str, ...]:
+    """The operators of a group, first to last."""
+    return tuple(str(e.op) for e in post_order(function.body) if isinstance(e, Call))
+
+
+def _signature(expr: Expr) -> tuple[object, ...]:
+    if not isinstance(expr, Call):
+        return ()
+    return (str(expr.op), expr.attrs, *(arg.checked_type for arg in expr.args))

@@ -1,0 +1,110 @@
+"""What can be proven of the loop IR before it is compiled: accesses in bounds, barriers and loop kinds in their places.
+
+`verify` refuses a kernel when a store, or a load that no `select` or `If` guards, is not provably inside of its buffer.
+Bounds come from interval arithmetic on index expressions. A guarded access is trusted: its guard is what makes it
+valid, and proving that is left to tests. Wrong code that stays in bounds passes; only numeric tests find it.
+"""
+
+from collections.abc import Sequence
+
+from ..ir.errors import VerifyError
+from ..ir.loops import Alloc, Barrier, For, If, Kernel, Prefetch, Stmt, Store
+from ..ir.scalar import Apply, Buffer, Load, Scalar, operands_of
+from .rewrite import values_of
+
+
+def inside(buffer: Buffer, index: Sequence[object], lanes: int = 1) -> bool:
+    """Whether `lanes` elements from `index` on are provably inside of the buffer."""
+    offset = buffer.offset(index)  # type: ignore[arg-type]
+    elements = 1
+    for dim in buffer.shape:
+        elements *= dim
+    extra = lanes - 1 if buffer.lanes == 1 else 0
+    if extra == 0:
+        each = (i.bounds for i in index)  # type: ignore[attr-defined]
+        return all(lo >= 0 and hi < dim for (lo, hi), dim in zip(each, buffer.shape, strict=True))
+    return offset.bounds[0] >= 0 and offset.bounds[1] + extra < elements
+
+
+def proven_inside(load: Load) -> bool:
+    """Whether a load is provably inside of its buffer."""
+    return inside(load.buffer, load.index, load.lanes)
+
+
+def verify(kernel: Kernel) -> None:
+    """Check a kernel.
+
+    Raises:
+        VerifyError: an access may be out of bounds, an undeclared buffer is used, an input is written, types of a store
+            disagree, or a barrier or parallel loop stands where not all threads come.
+    """
+    try:
+        _Verifier(kernel).block(kernel.body, top=True)
+    except VerifyError as error:
+        raise VerifyError(f"kernel {kernel.name}: {error}") from None
+
+
+class _Verifier:
+    def __init__(self, kernel: Kernel) -> None:
+        self.known = set(kernel.params)
+        self.inputs = set(kernel.inputs)
+        self.checked: set[tuple[int, bool]] = set()
+
+    def block(self, body: Sequence[Stmt], top: bool = False, guarded: bool = False) -> None:
+        outside = set(self.known)
+        for stmt in body:
+            self.checked.clear()  # what was allocated then may be gone now
+            for value in values_of(stmt):
+                self.value(value, guarded)
+            match stmt:
+                case Alloc(buffer=buffer):
+                    self.known.add(buffer)
+                case For(body=inner, kind=kind, extent=extent):
+                    if kind == "parallel" and not top:
+                        raise VerifyError("a parallel loop stands inside another statement")
+                    if extent:
+                        self.block(inner, guarded=guarded)
+                case If(then=then, orelse=orelse):
+                    self.block(then, guarded=True)
+                    self.block(orelse, guarded=True)
+                case Barrier(scope="team") if not top:
+                    raise VerifyError("a team barrier stands inside another statement")
+                case Store():
+                    self.store(stmt, guarded)
+                case Prefetch(buffer=buffer):
+                    self.use(buffer)
+        self.known = outside
+
+    def store(self, stmt: Store, guarded: bool) -> None:
+        self.use(stmt.buffer)
+        if stmt.buffer in self.inputs:
+            raise VerifyError(f"writes its input {stmt.buffer.name}")
+        if stmt.value.dtype != stmt.buffer.dtype:
+            raise VerifyError(f"stores {stmt.value.dtype} into {stmt.buffer.name} of {stmt.buffer.dtype}")
+        if not guarded and not inside(stmt.buffer, stmt.index, stmt.value.lanes):
+            where = ", ".join(map(str, stmt.index))
+            raise VerifyError(f"store to {stmt.buffer.name}{list(stmt.buffer.shape)}[{where}] may be out of bounds")
+
+    def use(self, buffer: Buffer) -> None:
+        if buffer not in self.known:
+            raise VerifyError(f"uses {buffer.name} ({buffer.scope}) before it is allocated")
+
+    def value(self, root: Scalar, guarded: bool) -> None:
+        stack = [(root, guarded)]
+        while stack:
+            node, free = stack.pop()
+            if (id(node), free) in self.checked:
+                continue
+            self.checked.add((id(node), free))
+            if isinstance(node, Load):
+                self.use(node.buffer)
+                if not free and not proven_inside(node):
+                    where = ", ".join(map(str, node.index))
+                    raise VerifyError(
+                        f"load of {node.buffer.name}{list(node.buffer.shape)}[{where}] may be out of bounds"
+                    )
+            if isinstance(node, Apply) and node.fn == "select":
+                stack.append((node.args[0], free))
+                stack.extend((arm, True) for arm in node.args[1:])
+            else:
+                stack.extend((part, free) for part in operands_of(node))

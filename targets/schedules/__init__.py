@@ -1,0 +1,1 @@
+"""Schedules: from what an operator means to loops for a machine."""
