@@ -1,0 +1,1 @@
+"""What others wrote: external libraries and ecosystems."""

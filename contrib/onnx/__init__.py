@@ -1,0 +1,52 @@
+"""ONNX models: `from_onnx` reads them; `import_model` also tells how outputs are made up.
+
+The operators are declared by family: `elementwise`, `reduction`, `shape`, `indexing`, `linear`, `window`,
+`normalize`, `deform`, `optimizer`, `resize`, `quantize`, `recurrent`, `control`, `host`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...ir.module import IRModule
+from . import (
+    control,
+    deform,
+    elementwise,
+    host,
+    indexing,
+    linear,
+    normalize,
+    optimizer,
+    quantize,
+    recurrent,
+    reduction,
+    resize,
+    shape,
+    window,
+)
+from .importer import Imported, Options, check_model, import_model
+from .model import ModelLike, load
+from .values import Array, DynamicValueError, bound
+
+FAMILIES = (
+    control, deform, elementwise, host, indexing, linear, normalize, optimizer, quantize, recurrent,
+    reduction, resize, shape, window,
+)  # fmt: skip
+"""The modules that declare translations."""
+
+
+def from_onnx(
+    model: ModelLike,
+    shape: Mapping[str, int | Sequence[int]] | None = None,
+    dtype: str | Mapping[str, str] | None = None,
+    opset: int | None = None,
+    *,
+    constants: Mapping[str, Any] | None = None,
+) -> tuple[IRModule, dict[str, Array]]:
+    """Read an ONNX model; see `fusewire.frontend.from_onnx`."""
+    options = Options(bound(shape), dtype, opset, bound(constants))
+    imported = import_model(load(model), options)
+    return IRModule.from_expr(imported.function), imported.params
+
+
+__all__ = ["DynamicValueError", "FAMILIES", "Imported", "Options", "check_model", "from_onnx", "import_model", "load"]
