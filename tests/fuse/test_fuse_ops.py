@@ -1,0 +1,523 @@
+"""FuseOps: what becomes one kernel, shown as graphs before and after."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+
+import fusewire as fw
+from fusewire.fuse.transform import DefuseOps, FuseOps, InferType, PassContext
+from fusewire.ir.structural import assert_structural_equal
+from fusewire.testing import evaluate
+
+ONE = fw.const(1.0)
+
+
+def fused(expr: fw.Expr, level: int = 2) -> fw.Function:
+    return FuseOps(level)(fw.IRModule.from_expr(expr))["main"]
+
+
+def primitive(make: Callable[..., fw.Expr], *args: fw.Expr) -> fw.Call:
+    """A call of the Primitive function that `make` builds from parameters like `args`."""
+    params = [fw.var(f"p{k}", arg.checked_type) for k, arg in enumerate(args)]
+    return fw.Call(fw.Function(params, make(*params), None, {"Primitive": 1}), args)
+
+
+def check(before: fw.Expr, expected: fw.Expr, level: int = 2) -> None:
+    wanted = InferType()(fw.IRModule.from_expr(expected))["main"]
+    assert_structural_equal(fused(before, level), wanted)
+    # One function per operator must always be possible, too.
+    assert not fw.analysis.free_vars(fused(before, 0))
+
+
+def groups(expr: fw.Expr, level: int = 2) -> list[list[str]]:
+    """The operators of every Primitive function, in the order in which the functions are called."""
+    found = []
+    for node in order(fused(expr, level)):
+        if isinstance(node, fw.Call) and isinstance(node.op, fw.Function):
+            found.append([str(c.op) for c in order(node.op.body) if isinstance(c, fw.Call)])
+    return found
+
+
+def order(expr: fw.Expr) -> Sequence[fw.Expr]:
+    found: list[fw.Expr] = []
+    fw.analysis.post_order_visit(expr, found.append)
+    return found
+
+
+def conv(data: fw.Expr, name: str, size: int = 3, channels: int = 16) -> fw.Expr:
+    return fw.nn.conv2d(data, fw.var(name), kernel_size=(size, size), padding=(size // 2, size // 2), channels=channels)
+
+
+def image(name: str = "x", channels: int = 16, side: int = 8) -> fw.Var:
+    return fw.var(name, shape=(1, channels, side, side))
+
+
+class TestChains:
+    def test_elementwise_chain_is_one_group(self) -> None:
+        x = fw.var("x", shape=(10, 20))
+
+        def chain(p: fw.Expr) -> fw.Expr:
+            return fw.squeeze(fw.exp(fw.add(p, ONE)))
+
+        check(chain(x), primitive(chain, x))
+
+    def test_module_given_is_not_changed(self) -> None:
+        x = fw.var("x", shape=(10, 20))
+        before = fw.IRModule.from_expr(fw.exp(fw.add(x, ONE)))
+        main = before["main"]
+        FuseOps(2)(before)
+        assert before["main"] is main
+
+    @pytest.mark.parametrize(("length", "limit", "sizes"), [(300, 256, [256, 44]), (7, 3, [3, 3, 1]), (3, 3, [3])])
+    def test_group_size_is_limited(self, length: int, limit: int, sizes: list[int]) -> None:
+        x = fw.var("x", shape=(4,))
+        y: fw.Expr = x
+        for _ in range(length):
+            y = fw.exp(y)
+        with PassContext(config={"relay.FuseOps.max_depth": limit}):
+            assert [len(g) for g in groups(y)] == sizes
+
+    def test_limit_counts_all_branches(self) -> None:
+        x = fw.var("x", shape=(4,))
+        a = fw.exp(x)
+        y = fw.add(fw.tanh(a), fw.nn.relu(a))
+        with PassContext(config={"relay.FuseOps.max_depth": 3}):
+            assert max(len(g) for g in groups(y)) <= 3
+        assert [len(g) for g in groups(y)] == [4]
+
+    def test_long_graph_needs_no_deep_stack(self) -> None:
+        x = fw.var("x", shape=(2,))
+        y: fw.Expr = x
+        for k in range(5000):
+            y = fw.add(y, x) if k % 2 else fw.nn.relu(y)
+        assert sum(len(g) for g in groups(y)) == 5000
+
+    def test_opaque_operator_ends_a_group(self) -> None:
+        x = fw.var("x", shape=(4, 5))
+        y = fw.exp(fw.cumsum(fw.add(x, ONE), axis=1))
+        assert groups(y) == [["add"], ["cumsum"], ["exp"]]
+
+    def test_library_function_is_left_alone(self) -> None:
+        x = fw.var("x", shape=(4,))
+        p = fw.var("p", shape=(4,))
+        inner = fw.Function([p], fw.exp(fw.exp(p)), None, {"Compiler": "lib", "Composite": "lib.exp", "Primitive": 1})
+        main = fused(fw.nn.relu(fw.Call(inner, [fw.add(x, ONE)])))
+        calls = [n.op for n in order(main) if isinstance(n, fw.Call) and isinstance(n.op, fw.Function)]
+        assert inner in calls
+        assert [f.attrs.get("Compiler") for f in calls] == [None, "lib", None]
+
+
+class TestLevelZero:
+    def test_every_operator_is_a_group(self) -> None:
+        x = fw.var("x", shape=(10, 20))
+        y = fw.squeeze(fw.exp(fw.add(x, ONE)))
+        assert groups(y, 0) == [["add"], ["exp"], ["squeeze"]]
+
+    def test_level_of_the_context_counts(self) -> None:
+        x = fw.var("x", shape=(10, 20))
+        mod = fw.IRModule.from_expr(fw.exp(fw.add(x, ONE)))
+        with PassContext(opt_level=0):
+            assert_structural_equal(FuseOps()(mod)["main"], fused(mod["main"], 0))
+        with PassContext(opt_level=1):
+            assert_structural_equal(FuseOps()(mod)["main"], fused(mod["main"], 2))
+
+
+class TestAnchors:
+    def test_convolution_takes_in_what_follows(self) -> None:
+        x = image()
+        y = conv(fw.add(x, ONE), "w1")
+        y = fw.add(y, fw.add(ONE, y))
+        z = fw.add(conv(y, "w2", 1), conv(y, "w3"))
+
+        w1, w2, w3 = (fw.var(f"w{k}", shape=(16, 16, s, s)) for k, s in ((1, 3), (2, 1), (3, 3)))
+        a = primitive(lambda p: fw.add(p, ONE), x)
+
+        def first(p: fw.Expr, w: fw.Expr) -> fw.Expr:
+            c = fw.nn.conv2d(p, w, kernel_size=(3, 3), padding=(1, 1), channels=16)
+            return fw.add(c, fw.add(ONE, c))
+
+        def alone(p: fw.Expr, w: fw.Expr) -> fw.Expr:
+            return fw.nn.conv2d(p, w, kernel_size=(3, 3), padding=(1, 1), channels=16)
+
+        def residual(p: fw.Expr, w: fw.Expr, other: fw.Expr) -> fw.Expr:
+            return fw.add(fw.nn.conv2d(p, w, kernel_size=(1, 1), padding=(0, 0), channels=16), other)
+
+        b = primitive(first, a, w1)
+        c = primitive(alone, b, w3)
+        expected = fw.Function([x, w1, w2, w3], primitive(residual, b, w2, c))
+        check(z, expected)
+
+    def test_batch_norm_and_relu(self) -> None:
+        x = image(channels=3)
+        scale, shift = (fw.const(np.full((16, 1, 1), v, "float32")) for v in (2.0, 3.0))
+        y = fw.nn.relu(fw.add(fw.multiply(conv(x, "w"), scale), shift))
+        assert groups(y) == [["nn.conv2d", "multiply", "add", "nn.relu"]]
+        args = fused(y).body.args  # type: ignore[attr-defined]
+        assert args[2:] == (scale, shift), "constants that are no scalars are arguments"
+
+    def test_nothing_is_fused_in_front_of_an_anchor(self) -> None:
+        x, w = fw.var("x", shape=(4, 8)), fw.var("w", shape=(5, 8))
+        assert groups(fw.nn.dense(fw.exp(x), fw.transpose(fw.transpose(w)))) == [
+            ["exp"],
+            ["transpose", "transpose"],
+            ["nn.dense"],
+        ]
+
+    def test_result_must_keep_the_shape(self) -> None:
+        x = fw.var("x", shape=(1, 4))
+        y = fw.add(fw.nn.dense(x, fw.var("w", shape=(8, 4))), fw.var("wide", shape=(3, 8)))
+        assert groups(y) == [["nn.dense"], ["add"]]
+
+    def test_injective_operator_behind_an_anchor(self) -> None:
+        y = fw.transpose(fw.nn.relu(conv(image(), "w")), (0, 2, 3, 1))
+        assert groups(y) == [["nn.conv2d", "nn.relu"], ["transpose"]]
+
+    def test_value_used_by_a_second_anchor_is_stored(self) -> None:
+        a = fw.nn.relu(conv(image(), "w1"))
+        y = fw.add(conv(a, "w2"), a)
+        assert groups(y) == [["nn.conv2d", "nn.relu"], ["nn.conv2d", "add"]]
+
+    def test_residual_block(self) -> None:
+        x = image()
+        y = fw.nn.relu(fw.add(conv(fw.nn.relu(conv(x, "w1")), "w2"), x))
+        assert groups(y) == [["nn.conv2d", "nn.relu"], ["nn.conv2d", "add", "nn.relu"]]
+
+    def test_diamond_behind_an_anchor(self) -> None:
+        a = conv(image(), "w")
+        y = fw.add(fw.tanh(a), fw.nn.relu(a))
+        assert groups(y) == [["nn.conv2d", "tanh", "nn.relu", "add"]]
+
+    def test_diamond_with_a_broken_path(self) -> None:
+        a = conv(image(), "w")
+        y = fw.add(fw.tanh(a), fw.transpose(a, (0, 1, 3, 2)))
+        assert groups(y) == [["nn.conv2d"], ["tanh", "transpose", "add"]]
+
+    def test_used_twice_means_stored(self) -> None:
+        a = conv(image(), "w")
+        assert groups(fw.Tuple([fw.nn.relu(a), a])) == [["nn.conv2d"], ["nn.relu"]]
+
+    def test_inception(self) -> None:
+        def branch(data: fw.Expr, name: str) -> fw.Expr:
+            return fw.nn.relu(conv(data, name))
+
+        one = fw.concatenate((branch(image(), "a"), branch(image(), "b")), axis=1)
+        two = fw.concatenate((branch(one, "c"), branch(one, "d")), axis=1)
+        block = [["nn.conv2d", "nn.relu"]] * 2 + [["concatenate"]]
+        assert groups(two) == block + block
+
+    @pytest.mark.parametrize("swap", [False, True])
+    def test_operand_read_twice_in_the_epilogue(self, swap: bool) -> None:
+        c, s = conv(image(), "w"), fw.negative(image("y"))
+        y = fw.add(fw.add(s, c) if swap else fw.add(c, s), s)
+        assert [sorted(g) for g in groups(y)] == [["add", "add", "negative", "nn.conv2d"]]
+
+    def test_moved_operand_of_the_epilogue_is_stored(self) -> None:
+        y = fw.add(conv(image(), "w"), fw.transpose(image("y"), (0, 1, 3, 2)))
+        assert groups(y) == [["transpose"], ["nn.conv2d", "add"]]
+
+    def test_anchor_is_not_read_through_a_transpose(self) -> None:
+        # relu is met first, and binds the two additions and the transposes together before the convolution is seen.
+        r = fw.nn.relu(image())
+        inner = fw.add(r, conv(image("y"), "w"))
+        y = fw.add(fw.transpose(inner, (0, 1, 3, 2)), fw.transpose(r, (0, 1, 3, 2)))
+        assert groups(y) == [["nn.conv2d"], ["nn.relu", "add", "transpose", "transpose", "add"]]
+
+    def test_pool_takes_in_elementwise_operators(self) -> None:
+        y = fw.add(fw.nn.max_pool2d(image(), pool_size=(2, 2), strides=(2, 2)), ONE)
+        assert groups(y) == [["nn.max_pool2d", "add"]]
+
+
+class TestReductions:
+    def test_producers_and_epilogue(self) -> None:
+        x = fw.var("x", shape=(8, 9))
+        y = fw.sqrt(fw.sum(fw.multiply(x, x), axis=1))
+        assert groups(y) == [["multiply", "sum", "sqrt"]]
+
+    def test_injective_producer(self) -> None:
+        x = fw.var("x", shape=(8, 9))
+        assert groups(fw.max(fw.transpose(fw.exp(x)), axis=0)) == [["exp", "transpose", "max"]]
+
+    def test_concatenation_of_producers(self) -> None:
+        x, y = fw.var("x", shape=(8, 9)), fw.var("y", shape=(8, 3))
+        joined = fw.sum(fw.concatenate((fw.exp(x), fw.nn.relu(y)), axis=1), axis=1)
+        assert groups(joined) == [["exp", "nn.relu", "concatenate", "sum"]]
+
+    def test_operand_of_both_reduction_and_epilogue(self) -> None:
+        x = fw.nn.relu(fw.var("x", shape=(8, 1)))
+        assert groups(fw.add(fw.sum(x, axis=1, keepdims=True), x)) == [["nn.relu"], ["sum", "add"]]
+
+    def test_two_reductions_are_two_groups(self) -> None:
+        x = fw.var("x", shape=(4, 5, 6))
+        y = fw.sum(fw.exp(fw.sum(fw.exp(x), axis=2)), axis=1)
+        assert groups(y) == [["exp", "sum", "exp"], ["sum"]]
+
+    def test_sum_of_two_reductions(self) -> None:
+        x, y = fw.var("x", shape=(8, 9)), fw.var("y", shape=(8, 7))
+        assert groups(fw.add(fw.sum(x, axis=1), fw.max(y, axis=1))) == [["max"], ["sum", "add"]]
+
+    def test_reduction_is_not_read_through_a_transpose(self) -> None:
+        r = fw.nn.relu(fw.var("x", shape=(8, 9)))
+        inner = fw.add(r, fw.sum(fw.var("y", shape=(8, 9, 7)), axis=2))
+        y = fw.add(fw.transpose(inner), fw.transpose(r))
+        assert groups(y) == [["sum"], ["nn.relu", "add", "transpose", "transpose", "add"]]
+
+    def test_softmax_written_out(self) -> None:
+        x = fw.var("x", shape=(8, 9))
+        e = fw.exp(fw.subtract(x, fw.max(x, axis=1, keepdims=True)))
+        y = fw.divide(e, fw.sum(e, axis=1, keepdims=True))
+        assert groups(y) == [["max"], ["subtract", "exp"], ["sum"], ["divide"]]
+
+    def test_softmax_takes_in_what_follows(self) -> None:
+        x = fw.var("x", shape=(8, 9))
+        assert groups(fw.multiply(fw.nn.softmax(fw.exp(x)), fw.const(2.0))) == [["exp"], ["nn.softmax", "multiply"]]
+
+
+class TestInjective:
+    def test_concatenate(self) -> None:
+        x = image()
+        pooled = fw.nn.max_pool2d(x, pool_size=(2, 2), strides=(2, 2), padding=(0, 0))
+        up = fw.nn.upsampling(pooled, scale_h=2, scale_w=2, layout="NCHW")
+        out = fw.add(fw.concatenate((up, x), axis=1), ONE)
+
+        def head(p: fw.Expr) -> fw.Expr:
+            return fw.nn.max_pool2d(p, pool_size=(2, 2), strides=(2, 2), padding=(0, 0))
+
+        def tail(p: fw.Expr, q: fw.Expr) -> fw.Expr:
+            up = fw.nn.upsampling(p, scale_h=2, scale_w=2, layout="NCHW")
+            return fw.add(fw.concatenate((up, q), axis=1), ONE)
+
+        check(out, primitive(tail, primitive(head, x), x))
+
+    def test_tuple_as_the_result_stays_outside(self) -> None:
+        x = image()
+        pooled = fw.nn.max_pool2d(x, pool_size=(2, 2), strides=(2, 2))
+        before = fw.Tuple([fw.nn.relu(pooled), x])
+
+        def head(p: fw.Expr) -> fw.Expr:
+            return fw.nn.relu(fw.nn.max_pool2d(p, pool_size=(2, 2), strides=(2, 2)))
+
+        check(before, fw.Tuple([primitive(head, x), x]))
+
+    def test_tuple_in_the_middle(self) -> None:
+        x = image()
+        inj = fw.squeeze(x)
+        y1, y3 = fw.add(inj, ONE), fw.add(inj, ONE)
+        y2 = fw.add(fw.add(fw.squeeze(inj), ONE), ONE)
+        out = fw.add(fw.squeeze(fw.concatenate((y1, y2, y3), axis=1)), ONE)
+        assert len(groups(out)) == 1
+
+    def test_nested_concatenations(self) -> None:
+        def triple(x: fw.Expr) -> fw.Expr:
+            return fw.add(fw.concatenate([fw.add(x, ONE) for _ in range(3)], axis=1), ONE)
+
+        x = image()
+        joined = fw.concatenate([triple(x) for _ in range(3)], axis=1)
+        pooled = fw.nn.max_pool2d(joined, pool_size=(2, 2), strides=(2, 2))
+        out = fw.add(pooled, ONE)
+        both = fw.Tuple([out, fw.add(out, ONE)])
+        assert [len(g) for g in groups(both)] == [16, 2, 1]
+
+    def test_operator_before_concatenate_of_a_stored_value(self) -> None:
+        # relu is in the convolution's group; the concatenation must not pull it out of there.
+        a, b = fw.nn.relu(conv(image(), "w")), fw.exp(image("y"))
+        assert groups(fw.concatenate((a, b), axis=1)) == [["nn.conv2d", "nn.relu"], ["exp", "concatenate"]]
+
+    def test_parallel_branches(self) -> None:
+        x = fw.var("x", shape=(10, 20), dtype="int32")
+
+        def both(p: fw.Expr) -> fw.Expr:
+            y = fw.add(p, fw.const(1))
+            return fw.left_shift(fw.squeeze(y), fw.transpose(y, axes=[0, 1]))
+
+        check(both(x), primitive(both, x))
+
+    def test_strided_slices(self) -> None:
+        x = fw.var("x", shape=(8, 10))
+        a = fw.nn.relu(x)
+        left = fw.strided_slice(a, begin=[0, 0], end=[8, 5], strides=[1, 1])
+        right = fw.strided_slice(a, begin=[0, 5], end=[8, 10], strides=[1, 1])
+        assert groups(fw.add(left, right)) == [["nn.relu", "strided_slice", "strided_slice", "add"]]
+
+    def test_take(self) -> None:
+        x, i = fw.var("x", shape=(8, 10)), fw.var("i", shape=(3,), dtype="int32")
+        y = fw.nn.relu(fw.take(fw.multiply(x, x), i, axis=1))
+        assert groups(y) == [["multiply", "take", "nn.relu"]]
+
+    @pytest.mark.parametrize(
+        ("flatten", "marked"),
+        [
+            (lambda x: fw.reshape(x, (1, 1024)), True),
+            (lambda x: fw.nn.batch_flatten(x), True),
+            (lambda x: fw.expand_dims(fw.reshape(fw.squeeze(x), (1024,)), axis=0), True),
+            (lambda x: fw.nn.batch_flatten(fw.nn.relu(x)), False),
+            (lambda x: fw.nn.batch_flatten(fw.transpose(x, (0, 2, 3, 1))), False),
+        ],
+    )
+    def test_reshape_alone_is_marked(self, flatten: Callable[[fw.Expr], fw.Expr], marked: bool) -> None:
+        main = fused(fw.nn.dense(flatten(image()), fw.var("w", shape=(3, 1024))))
+        callees = [n.op for n in order(main) if isinstance(n, fw.Call) and isinstance(n.op, fw.Function)]
+        assert ["relay.reshape_only" in f.attrs for f in callees] == [marked, False]
+
+
+class TestTuples:
+    def test_items_of_split_join_their_users(self) -> None:
+        x, w = fw.var("X", shape=(1, 10)), fw.var("W", shape=(30, 10))
+
+        def tail(p: fw.Expr) -> fw.Expr:
+            s = fw.split(p, indices_or_sections=3, axis=1)
+            return fw.add(fw.sigmoid(s[0]), fw.multiply(fw.tanh(s[1]), fw.exp(s[2])))
+
+        dense = primitive(fw.nn.dense, x, w)
+        check(tail(fw.nn.dense(x, w)), fw.Function([x, w], primitive(tail, dense)))
+
+    def test_item_as_the_root(self) -> None:
+        x, w = fw.var("X", shape=(1, 30)), fw.var("W", shape=(10, 10))
+        before = fw.nn.dense(fw.split(x, indices_or_sections=3, axis=1)[0], w)
+        item = primitive(lambda p: fw.split(p, indices_or_sections=3, axis=1)[0], x)
+        check(before, fw.Function([x, w], primitive(fw.nn.dense, item, w)))
+
+    def test_items_that_go_separate_ways_are_taken_outside(self) -> None:
+        x = fw.var("x", shape=(4, 6))
+        parts = fw.split(x, indices_or_sections=2, axis=1)
+        main = fused(fw.Tuple([fw.exp(parts[0]), fw.nn.softmax(parts[1])]))
+        for node in order(main):
+            if isinstance(node, fw.Function) and "Primitive" in node.attrs:
+                assert all(isinstance(p.checked_type, fw.TensorType) for p in node.params)
+        assert groups(fw.Tuple([fw.exp(parts[0]), fw.nn.softmax(parts[1])])) == [["split"], ["exp"], ["nn.softmax"]]
+
+    def test_tuple_parameter_is_taken_apart(self) -> None:
+        pair = fw.TupleType([fw.TensorType((2, 3)), fw.TensorType((2, 4))])
+        t = fw.var("t", pair)
+        main = fused(fw.Function([t], fw.nn.relu(fw.concatenate(t, axis=1))))
+        call = main.body
+        assert isinstance(call, fw.Call) and isinstance(call.op, fw.Function)
+        assert [str(p.checked_type) for p in call.op.params] == ["Tensor[(2, 3), float32]", "Tensor[(2, 4), float32]"]
+
+    def test_items_of_an_opaque_operator(self) -> None:
+        x = fw.var("x", shape=(4, 6))
+        best = fw.topk(x, k=2, axis=1)
+        y = fw.add(fw.exp(best[0]), fw.cast(best[1], "float32"))
+        assert groups(y) == [["topk"], ["exp", "cast", "add"]]
+
+
+class TestScopes:
+    def test_branches_are_separate(self) -> None:
+        x, c = fw.var("x", shape=(4,)), fw.var("c", shape=(), dtype="bool")
+        shared = fw.exp(x)
+        y = fw.If(c, fw.nn.relu(fw.tanh(shared)), fw.negative(shared))
+        # exp would be evaluated in a branch only, if at all; it is used by both.
+        assert groups(fw.exp(y)) == [["exp"], ["tanh", "nn.relu"], ["negative"], ["exp"]]
+
+    def test_bound_values_are_stored(self) -> None:
+        x, v = fw.var("x", shape=(4,)), fw.var("v", shape=(4,))
+        y = fw.Let(v, fw.exp(fw.tanh(x)), fw.nn.relu(fw.add(v, v)))
+        assert groups(y) == [["tanh", "exp"], ["add", "nn.relu"]]
+
+    def test_condition(self) -> None:
+        x, y = fw.var("x", shape=(), dtype="int64"), fw.var("y", shape=(), dtype="int64")
+
+        def before(greater: Callable[..., fw.Expr]) -> fw.Expr:
+            return fw.If(greater(x, y), x, y)
+
+        check(
+            fw.Function([x, y], before(fw.greater)),
+            fw.Function([x, y], before(lambda a, b: primitive(fw.greater, a, b))),
+        )
+
+
+class TestRepeatedWork:
+    def test_read_at_two_places_stops_growth(self) -> None:
+        x = fw.var("x", shape=(6, 6))
+        y: fw.Expr = x
+        for _ in range(6):
+            y = fw.add(y, fw.transpose(y))
+        # An addition may be written out twice, but not four times.
+        assert [g.count("add") for g in groups(y)] == [2, 2, 2]
+
+    def test_expensive_operator_is_not_computed_twice(self) -> None:
+        x = fw.var("x", shape=(6, 6))
+        e = fw.tanh(x)
+        assert groups(fw.add(e, fw.transpose(e))) == [["tanh"], ["transpose", "add"]]
+        cheap = fw.nn.relu(x)
+        assert groups(fw.add(cheap, fw.transpose(cheap))) == [["nn.relu", "transpose", "add"]]
+
+    def test_expensive_operator_is_not_stretched(self) -> None:
+        x, v = fw.var("x", shape=(64, 32)), fw.var("v", shape=(32,))
+        assert groups(fw.multiply(x, fw.exp(v))) == [["exp"], ["multiply"]]
+        assert groups(fw.multiply(x, fw.negative(v))) == [["negative", "multiply"]]
+
+    def test_expensive_operator_is_not_upsampled(self) -> None:
+        x = image()
+        assert groups(fw.nn.upsampling(fw.exp(x), 2, 2)) == [["exp"], ["nn.upsampling"]]
+        assert groups(fw.nn.upsampling(fw.nn.relu(x), 2, 2)) == [["nn.relu", "nn.upsampling"]]
+        smooth = fw.image.resize2d(fw.nn.relu(x), (16, 16), method="linear")
+        assert groups(smooth) == [["nn.relu"], ["image.resize2d"]]
+
+    def test_elementwise_readers_share_one_access(self) -> None:
+        e = fw.exp(fw.var("x", shape=(4, 5)))
+        y = fw.add(fw.nn.leaky_relu(e, 0.1), fw.multiply(fw.clip(e, 0.0, 1.0), e))
+        assert groups(fw.transpose(y)) == [["exp", "nn.leaky_relu", "clip", "multiply", "add", "transpose"]]
+
+    def test_expensive_operator_joined_twice(self) -> None:
+        e = fw.tanh(fw.var("x", shape=(4, 5)))
+        assert groups(fw.concatenate((e, e), axis=0)) == [["tanh"], ["concatenate"]]
+
+    @pytest.mark.parametrize(("places", "count"), [(16, 1), (17, 2)])
+    def test_code_size_is_bounded(self, places: int, count: int) -> None:
+        moved = fw.transpose(fw.var("x", shape=(40, 4)))
+        y: fw.Expr = fw.strided_slice(moved, begin=[0, 0], end=[4, 20])
+        for k in range(1, places):
+            y = fw.add(y, fw.strided_slice(moved, begin=[0, k], end=[4, 20 + k]))
+        assert len(groups(y)) == count
+
+    def test_pieces_do_not_count_as_repetition(self) -> None:
+        x = fw.var("x", shape=(4, 12))
+        parts = fw.split(fw.exp(x), indices_or_sections=3, axis=1)
+        y = fw.add(parts[0], fw.multiply(parts[1], parts[2]))
+        assert groups(y) == [["exp", "split", "multiply", "add"]]
+
+    def test_symbolic_shapes_are_fused(self) -> None:
+        n = fw.size_var("n")
+        x = fw.var("x", shape=(n, 4))
+        assert groups(fw.nn.relu(fw.transpose(fw.add(x, ONE)))) == [["add", "transpose", "nn.relu"]]
+
+
+class TestArguments:
+    def test_scalar_constants_stay_inside(self) -> None:
+        x = fw.var("x", shape=(3,))
+        vector = fw.const(np.ones(3, "float32"))
+        call = fused(fw.add(fw.multiply(x, fw.const(2.0)), vector)).body
+        assert isinstance(call, fw.Call)
+        assert call.args == (x, vector)
+
+    def test_an_argument_used_twice_is_one_parameter(self) -> None:
+        x = fw.var("x", shape=(3,))
+        call = fused(fw.add(fw.exp(x), x)).body
+        assert isinstance(call, fw.Call) and call.args == (x,)
+
+    def test_parameters_are_numbered_in_order_of_use(self) -> None:
+        x, y, z = (fw.var(n, shape=(3,)) for n in "xyz")
+        call = fused(fw.Function([z, y, x], fw.add(fw.multiply(x, y), z))).body
+        assert isinstance(call, fw.Call) and isinstance(call.op, fw.Function)
+        assert call.args == (x, y, z)
+        assert [p.name_hint for p in call.op.params] == ["p0", "p1", "p2"]
+
+
+def test_defuse_undoes_fusion() -> None:
+    x = image(channels=3)
+    y = fw.nn.relu(fw.add(conv(fw.exp(x), "w"), ONE))
+    before = InferType()(fw.IRModule.from_expr(y))
+    after = DefuseOps()(FuseOps(2)(before))
+    assert_structural_equal(after, before)
+
+
+def test_fusion_keeps_the_meaning() -> None:
+    x = fw.var("x", shape=(6, 6))
+    y: fw.Expr = x
+    for _ in range(4):
+        y = fw.add(y, fw.transpose(fw.tanh(y)))
+    before = fw.IRModule.from_expr(fw.sum(y, axis=1))
+    after = DefuseOps()(FuseOps(2)(before))
+    data = {"x": np.random.default_rng(0).uniform(-1, 1, (6, 6)).astype("float32")}
+    np.testing.assert_array_equal(evaluate(after["main"], data)[0], evaluate(before["main"], data)[0])

@@ -1,0 +1,82 @@
+typedef float v8f32 __attribute__((vector_size(32)));
+typedef float v8f32u __attribute__((vector_size(32), aligned(4), may_alias));
+typedef int32_t v8i32 __attribute__((vector_size(32)));
+typedef int32_t v8i32u __attribute__((vector_size(32), aligned(4), may_alias));
+static inline v8f32 fw_maxc_v8f32(v8f32 a, float b) {
+  v8i32 m = a < b;
+  return (v8f32)((m & (v8i32)((v8f32){0} + b)) | (~m & (v8i32)a));
+}
+static inline v8f32 fw_minc_v8f32(v8f32 a, float b) {
+  v8i32 m = a > b;
+  return (v8f32)((m & (v8i32)((v8f32){0} + b)) | (~m & (v8i32)a));
+}
+static inline v8i32 fw_bits_v8f32(v8f32 a) { return (v8i32)a; }
+static inline v8f32 fw_from_bits_v8f32(v8i32 a) { return (v8f32)a; }
+static inline v8f32 fw_exp_v8f32(v8f32 a) {
+  v8f32 x = fw_maxc_v8f32(fw_minc_v8f32(a, 89.0f), -104.0f);
+  v8f32 z = x * 1.44269504088896341f + 12582912.0f;
+  v8i32 n = fw_bits_v8f32(z) - 0x4b400000;
+  v8f32 k = z - 12582912.0f;
+  v8f32 r = x - k * 0.693359375f;
+  r = r - k * -2.12194440e-4f;
+  v8f32 p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + (r + 1.0f);
+  v8i32 h = n >> 1;
+  return p * fw_from_bits_v8f32((h + 127) << 23) * fw_from_bits_v8f32((n - h + 127) << 23);
+}
+static inline v8f32 fw_splat_v8f32(float a) { return (v8f32){a, a, a, a, a, a, a, a}; }
+static inline v8f32 fw_max_v8f32(v8f32 a, v8f32 b) {
+  v8i32 m = (a <= b) | (b != b);
+  return (v8f32)((m & (v8i32)((v8f32){0} + b)) | (~m & (v8i32)a));
+}
+static inline float fw_maxc_f32(float a, float b) { return b > a ? b : a; }
+static inline float fw_minc_f32(float a, float b) { return b < a ? b : a; }
+static inline int32_t fw_bits_f32(float a) { int32_t r; memcpy(&r, &a, 4); return r; }
+static inline float fw_from_bits_f32(int32_t a) { float r; memcpy(&r, &a, 4); return r; }
+static inline float fw_exp_f32(float a) {
+  float x = fw_maxc_f32(fw_minc_f32(a, 89.0f), -104.0f);
+  float z = x * 1.44269504088896341f + 12582912.0f;
+  int32_t n = fw_bits_f32(z) - 0x4b400000;
+  float k = z - 12582912.0f;
+  float r = x - k * 0.693359375f;
+  r = r - k * -2.12194440e-4f;
+  float p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + (r + 1.0f);
+  int32_t h = n >> 1;
+  return p * fw_from_bits_f32((h + 127) << 23) * fw_from_bits_f32((n - h + 127) << 23);
+}
+static inline float fw_max_f32(float a, float b) { return (a > b || a != a) ? a : b; }
+
+void KERNEL(void *const *restrict args, int tid, int nthreads, fw_team *team,
+    char *restrict thread_scratch, char *restrict team_scratch)
+{
+  const float *restrict p0 = args[0];
+  const float *restrict p1 = args[1];
+  const float *restrict p2 = args[2];
+  float *restrict out = args[3];
+  if (tid == 0) {
+    for (int64_t i0 = 0; i0 < 6; ++i0) {
+      for (int64_t i1v = 0; i1v < 4; ++i1v) {
+        {
+          const v8f32 t1 = fw_exp_v8f32(((*(const v8f32u *)&p0[35 * i0 + 8 * i1v]) * (*(const v8f32u *)&p1[8 * i1v])));
+          *(v8f32u *)&out[35 * i0 + 8 * i1v] = fw_max_v8f32((t1 + fw_splat_v8f32(p2[i0])), (t1 * t1));
+        }
+      }
+      for (int64_t i1t32 = 0; i1t32 < 3; ++i1t32) {
+        {
+          const float t2 = fw_exp_f32((p0[35 * i0 + i1t32 + 32] * p1[i1t32 + 32]));
+          out[35 * i0 + i1t32 + 32] = fw_max_f32((t2 + p2[i0]), (t2 * t2));
+        }
+      }
+    }
+  }
+  (void)tid; (void)nthreads; (void)team; (void)thread_scratch; (void)team_scratch;
+}

@@ -1,0 +1,88 @@
+"""Why each step runs where it runs: candidates, refusals, libraries, log lines."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+
+import fusewire as fw
+
+
+def net() -> fw.Function:
+    data, weight = fw.var("data", shape=(1, 3, 8, 20)), fw.var("weight", shape=(16, 3, 3, 3))
+    conv = fw.nn.relu(fw.nn.conv2d(data, weight, padding=(1, 1)) + 1.0)
+    return fw.Function([data, weight], fw.nn.softmax(fw.nn.batch_flatten(conv)))
+
+
+def test_table_and_data() -> None:
+    explanation = fw.build(net()).explain()
+    first = explanation.choices[0]
+    assert first.ops == ("nn.conv2d", "add", "nn.relu") and first.chosen == "conv2d_nchw.cpu"
+    assert [(c.name, c.priority, c.refusal) for c in first.candidates] == [
+        ("conv2d_nchw.cpu", 10, None),
+        ("loops.cpu", 1, None),
+    ]
+    lines = str(explanation).splitlines()
+    assert any("conv2d_nchw.cpu (10)" in line and line.endswith("chosen") for line in lines)
+    assert any("loops.cpu (1)" in line and line.endswith("lower priority") for line in lines)
+    assert all(any(line.startswith(choice.step) for line in lines) for choice in explanation.choices)
+    plain = json.loads(json.dumps(explanation.to_dict()))
+    assert [c["step"] for c in plain] == [c.step for c in explanation.choices]
+
+
+@pytest.mark.parametrize(
+    ("make", "chosen", "reason"),
+    [
+        (lambda x, w: fw.nn.conv2d(x, w), "conv2d_nchw.cpu", None),
+        (lambda x, w: fw.nn.conv2d(x, fw.exp(w)), "conv2d_nchw.cpu", None),
+        (
+            lambda x, w: fw.nn.conv2d(fw.cast(x, "int8"), fw.cast(w, "int8"), out_dtype="int32"),
+            "loops.cpu",
+            "dtype int8",
+        ),
+        (lambda x, w: fw.nn.conv2d(fw.cast(x, "float16"), fw.cast(w, "float16")), "loops.cpu", "dtype float16"),
+    ],
+)
+def test_refusals_have_reasons(make, chosen: str, reason: str | None) -> None:  # type: ignore[no-untyped-def]
+    x, w = fw.var("x", shape=(1, 4, 6, 6)), fw.var("w", shape=(4, 4, 3, 3))
+    (choice,) = fw.build(make(x, w)).explain("nn.conv2d").choices
+    assert choice.chosen == chosen
+    refusals = [c.refusal for c in choice.candidates if c.refusal]
+    assert (not refusals) if reason is None else (len(refusals) == 1 and reason in refusals[0])
+
+
+def test_choices_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="fusewire"):
+        fw.build(net())
+    assert "Using conv2d_nchw.cpu for nn.conv2d based on highest priority (10)" in caplog.messages
+    assert "Using loops.cpu for nn.softmax based on highest priority (1)" in caplog.messages
+
+
+def test_filters() -> None:
+    lib = fw.build(net())
+    assert [c.chosen for c in lib.explain("nn.softmax").choices] == ["loops.cpu"]
+    assert lib.explain("nn.relu").choices == lib.explain("nn.conv2d").choices
+    assert lib.explain("nn.dense").choices == ()
+
+
+def test_with_a_library() -> None:
+    pytest.importorskip("fusewire.contrib.onednn")
+    lib = fw.build(net(), "cpu -libs=onednn", params={"weight": np.ones((16, 3, 3, 3), np.float32)})
+    (conv,) = lib.explain("nn.conv2d").choices
+    assert conv.chosen == "conv2d_onednn.cpu" and conv.ops == ("nn.conv2d",)
+    assert conv.candidates[-1].refusal is None and conv.candidates[-1].priority > 10
+    integer = fw.nn.conv2d(
+        fw.var("x", shape=(1, 4, 6, 6), dtype="int32"), fw.var("w", shape=(4, 4, 3, 3), dtype="int32")
+    )
+    (refused,) = fw.build(integer, "cpu -libs=onednn").explain("nn.conv2d").choices
+    assert refused.chosen == "loops.cpu"
+    assert any(c.name == "conv2d_onednn.cpu" and "int32" in str(c.refusal) for c in refused.candidates)
+
+
+def test_a_library_that_takes_nothing_is_named_in_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("fusewire.contrib.onednn")
+    with caplog.at_level(logging.WARNING, logger="fusewire"):
+        fw.build(fw.exp(fw.var("x", shape=(3,))), "cpu -libs=onednn")
+    (record,) = [r for r in caplog.records if r.levelno == logging.WARNING]
+    assert "onednn is not used" in record.message
