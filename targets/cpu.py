@@ -6,7 +6,7 @@ steps become one function `fw_segment_K`: one call into C, one parallel region, 
 
 import ctypes
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -225,8 +225,3 @@ class _Maker:
 
 def _file(prelude: Prelude, texts: Sequence[str]) -> str:
     return "\n".join([C.headers, TEAM_HEADER, prelude.text(), *texts])
-
-
-def packed_bytes(packed: Mapping[int, npt.NDArray[Any]]) -> int:
-    """Bytes of all packed constants."""
-    return sum(a.nbytes for a in packed.values())
