@@ -11,11 +11,22 @@ from ...ir.expr import Expr, If, Tuple
 from ...ir.types import tensors_of
 from .node import Node, constant
 from .registry import translate
-from .values import DynamicValueError, Struct, Value
 from .values import Sequence as SequenceValue
+from .values import Struct, Value
 
 STEPS = 4096
-"""How many rounds of a loop may be unrolled."""
+"""How many rounds of a loop, or steps of a recurrent layer, may be unrolled."""
+
+
+def steps_of(count: int, what: str) -> int:
+    """The length of something that is unrolled.
+
+    Raises:
+        FusewireError: there are more than `STEPS`.
+    """
+    if count > STEPS:
+        raise FusewireError(f"{what} has {count} steps, expected at most {STEPS}, as all of them are unrolled")
+    return count
 
 
 @translate("If")
@@ -47,6 +58,11 @@ def loop(node: Node) -> list[Value]:
     limit = int(node.scalar(0)) if node.has(0) else STEPS + 1
     carried = [node.value(k) for k in range(2, len(node.inputs))]
     condition: Value = node.get(1) if node.has(1) else constant(True, "bool")
+    if len(body.output) <= len(carried) or len(body.input) < 2 + len(carried):
+        raise FusewireError(
+            f"the body has {len(body.input)} inputs and {len(body.output)} outputs, expected at least "
+            f"{2 + len(carried)} and {1 + len(carried)} for {len(carried)} carried values"
+        )
     scanned: list[list[Expr]] = [[] for _ in range(len(body.output) - 1 - len(carried))]
     for step in range(limit):
         if not _holds(node, condition):
@@ -74,11 +90,7 @@ def _holds(node: Node, condition: Value) -> bool:
         raise FusewireError("the condition of a loop must be a tensor")
     known = node.knowledge.of(condition)
     if known is None:
-        names = node.knowledge.inputs_of(condition)
-        raise DynamicValueError(
-            f"Loop {node.proto.name!r}: the condition must be known when the model is imported, but depends on the "
-            f"inputs {', '.join(names)}; give their values with constants=", names,
-        )  # fmt: skip
+        raise node.knowledge.dynamic(condition, f"Loop {node.proto.name!r}: the condition")
     return bool(known.any())
 
 
@@ -87,33 +99,61 @@ def scan_8(node: Node) -> list[Value]:
     """Opset 8: with a batch axis in front; each entry is read on its own."""
     if node.has(0):
         raise FusewireError("Scan with sequence lengths is not supported")
-    batch = node.shape(1)[0]
+    batch = steps_of(node.shape(1)[0] if node.rank(1) else 0, "the batch")
+    if not batch:
+        raise FusewireError(f"Scan over an empty batch is not supported: input 1 has the shape {node.shape(1)}")
     rows = []
     for b in range(batch):
         cut = [
             ops.squeeze(ops.strided_slice(x, [b], [b + 1]), [0])
             for x in map(node.__getitem__, range(1, len(node.inputs)))
         ]
-        rows.append(_scan(node, cut, [0] * node.attr("num_scan_inputs")))
+        rows.append(_scan(node, cut, [0] * _scan_inputs(node, len(cut))))
     return [ops.stack([row[k] for row in rows], 0) for k in range(len(rows[0]))]
 
 
 @translate("Scan", since=9)
 def scan(node: Node) -> list[Value]:
     """Unrolled over the scanned axis."""
-    return list(_scan(node, node.tensors, list(node.attr("scan_input_axes") or [0] * node.attr("num_scan_inputs"))))
+    count = _scan_inputs(node, len(node.inputs))
+    return list(_scan(node, node.tensors, _each(node, "scan_input_axes", count)))
+
+
+def _scan_inputs(node: Node, inputs: int) -> int:
+    count = node.count("num_scan_inputs")
+    if count > inputs:
+        raise FusewireError(f"num_scan_inputs is {count}, but there are {inputs} inputs")
+    return count
+
+
+def _each(node: Node, name: str, count: int) -> list[int]:
+    """An attribute with one number for each of `count` things, by default 0."""
+    found = list(node.attr(name) or [0] * count)
+    if len(found) != count:
+        raise FusewireError(f"{name} has {len(found)} entries, expected {count}")
+    return found
 
 
 def _scan(node: Node, inputs: Sequence[Expr], axes: list[int]) -> list[Expr]:
     body: onnx.GraphProto = node.attributes["body"]
-    count = node.attr("num_scan_inputs")
+    count = _scan_inputs(node, len(inputs))
     states: list[Value] = list(inputs[: len(inputs) - count])
     scanned = inputs[len(inputs) - count :]
-    reverse = node.attr("scan_input_directions") or node.attr("directions") or [0] * count
+    reverse = _each(node, "scan_input_directions", count) if node.opset > 8 else _each(node, "directions", count)
     types = [tensors_of(x.checked_type)[0] for x in scanned]
-    axes = [a % t.ndim for a, t in zip(axes, types, strict=True)]
-    steps = types[0].static_shape[axes[0]]
-    found: list[list[Expr]] = [[] for _ in range(len(body.output) - len(states))]
+    axes = [node.place(a, t.ndim) for a, t in zip(axes, types, strict=True)]
+    lengths = {t.static_shape[a] if t.ndim else 0 for a, t in zip(axes, types, strict=True)}
+    if len(lengths) > 1 or 0 in lengths:
+        raise FusewireError(f"scanned inputs must have one length, which is not 0, got {sorted(lengths)}")
+    steps = steps_of(lengths.pop(), "the scan")
+    outputs = len(body.output) - len(states)
+    if outputs < 0 or len(body.input) < len(inputs):
+        raise FusewireError(
+            f"the body has {len(body.input)} inputs and {len(body.output)} outputs for {len(states)} states and "
+            f"{count} scanned inputs"
+        )
+    out_axes, backwards = _each(node, "scan_output_axes", outputs), _each(node, "scan_output_directions", outputs)
+    found: list[list[Expr]] = [[] for _ in range(outputs)]
     for step in range(steps):
         cut = []
         for x, axis, back in zip(scanned, axes, reverse, strict=True):
@@ -122,10 +162,9 @@ def _scan(node: Node, inputs: Sequence[Expr], axes: list[int]) -> list[Expr]:
         results = node.run(body, [*states, *cut])
         states = list(results[: len(states)])
         for out, value in zip(found, results[len(states) :], strict=True):
-            assert isinstance(value, Expr)
+            if not isinstance(value, Expr):
+                raise FusewireError("a scan output must be a tensor")
             out.append(value)
-    out_axes = node.attr("scan_output_axes") or [0] * len(found)
-    backwards = node.attr("scan_output_directions") or [0] * len(found)
     joined = [
         ops.stack(values[::-1] if back else values, axis)
         for values, axis, back in zip(found, out_axes, backwards, strict=True)
@@ -145,10 +184,10 @@ def items(node: Node, k: int = 0) -> tuple[Value, ...]:
 
 
 def _place(node: Node, k: int, count: int) -> int:
-    place = int(node.scalar(k))
-    if not -count <= place < max(count, 1):
+    place = int(node.scalar(k, -1))
+    if not -count <= place < count:
         raise FusewireError(f"position {place} is outside of a sequence of {count}")
-    return place % count if count else 0
+    return place % count
 
 
 @translate("SequenceConstruct")
@@ -174,7 +213,9 @@ def sequence_at(node: Node) -> Value:
 def sequence_insert(node: Node) -> Value:
     """An element put in, by default at the end."""
     held = items(node)
-    place = int(node.scalar(2)) if node.has(2) else len(held)
+    place = int(node.scalar(2, len(held)))
+    if not -len(held) <= place <= len(held):
+        raise FusewireError(f"position {place} is outside of a sequence of {len(held)}")
     place = place + len(held) if place < 0 else place
     return SequenceValue((*held[:place], node.value(1), *held[place:]))
 
@@ -183,7 +224,7 @@ def sequence_insert(node: Node) -> Value:
 def sequence_erase(node: Node) -> Value:
     """An element taken out, by default the last."""
     held = items(node)
-    place = _place(node, 1, len(held)) if node.has(1) else len(held) - 1
+    place = _place(node, 1, len(held))
     return SequenceValue((*held[:place], *held[place + 1 :]))
 
 
@@ -206,14 +247,19 @@ def concat_from_sequence(node: Node) -> Value:
 def split_to_sequence(node: Node) -> Value:
     """Cut along an axis into parts of given sizes; by default of size 1, whose axis may go."""
     axis = node.axis(0)
+    if not node.rank():
+        raise FusewireError("a scalar cannot be split")
     total = node.shape()[axis]
-    if not node.has(1):
-        sizes = [1] * total
-    elif node.rank(1) == 0:
-        part = int(node.scalar(1))
-        sizes = [min(part, total - k) for k in range(0, total, part)]
-    else:
+    if node.has(1) and node.rank(1):
         sizes = list(node.ints(1))
+        if sum(sizes) != total or any(s < 0 for s in sizes):
+            raise FusewireError(f"cannot split {total} elements into {tuple(sizes)}")
+    else:
+        part = int(node.scalar(1, 1))
+        if part < 1:
+            raise FusewireError(f"cannot split {total} elements into parts of {part}")
+        steps_of(-(-total // part), "the sequence")
+        sizes = [min(part, total - k) for k in range(0, total, part)]
     cuts = [int(p) for p in np.cumsum(sizes)[:-1]]
     parts = ops.split(node[0], cuts, axis) if cuts else [node[0]]
     found = [parts[k] for k in range(len(sizes))]

@@ -13,7 +13,8 @@ from ...ir.expr import Expr
 from ...ops import nn
 from .node import Node, constant
 from .registry import translate
-from .window import numbers
+from .values import limited
+from .window import given_pads, numbers
 
 
 @translate("DeformConv")
@@ -22,9 +23,10 @@ def deform_conv(node: Node) -> Expr:
     if node.rank() != 4:
         raise FusewireError(f"DeformConv with {node.rank() - 2} spatial dimensions is not supported: expected 2")
     batch, channels = node.shape()[:2]
-    outputs, _, *kernel = node.shape(1)
-    rows, columns = node.shape(2)[2:]
-    taps, places, groups = math.prod(kernel), rows * columns, node.attr("group", 1)
+    outputs, _, *kernel = node.shape(1, 4)
+    rows, columns = node.shape(2, 4)[2:]
+    taps, places, groups = math.prod(kernel), rows * columns, node.count("group", 1)
+    limited(taps * places, "a table of places")
     gathered = _columns(node, taps, places)
     left = ops.reshape(node[1], (1, groups, outputs // groups, channels // groups * taps))
     left = ops.broadcast_to(left, (batch, groups, outputs // groups, channels // groups * taps))
@@ -40,7 +42,7 @@ def deform_conv(node: Node) -> Expr:
 def _columns(node: Node, taps: int, places: int) -> Expr:
     """The elements under each window: (batch, channels, taps, places)."""
     batch, channels, height, width = node.shape()
-    groups = node.attr("offset_group", 1)
+    groups = node.count("offset_group", 1)
     y, x = _coordinates(node, groups, taps, places)
     image = ops.reshape(node[0], (batch, groups, channels // groups, height * width))
     top, left = ops.floor(y), ops.floor(x)
@@ -79,7 +81,7 @@ def _coordinates(node: Node, groups: int, taps: int, places: int) -> list[Expr]:
     """Rows and columns that are read: each (batch, offset groups, 1, taps * places)."""
     batch, kernel, out = node.shape()[0], node.shape(1)[2:], node.shape(2)[2:]
     strides, dilations = numbers(node, "strides", 2), numbers(node, "dilations", 2)
-    pads = list(node.attr("pads") or [0] * 4)
+    pads = given_pads(node, 2)
     offsets = ops.reshape(node[2], (batch, groups, taps, 2, places))
     found = []
     for axis in (0, 1):

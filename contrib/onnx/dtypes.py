@@ -36,15 +36,15 @@ def code_of(dtype: str) -> int:
     return TensorProto.BFLOAT16 if dtype == "bfloat16" else helper.np_dtype_to_tensor_dtype(numpy_dtype(dtype))
 
 
-def to_array(tensor: onnx.TensorProto, base: str = "") -> Array:
-    """The values of a stored tensor.
+def to_array(tensor: onnx.TensorProto, base: str = os.curdir) -> Array:
+    """The values of a stored tensor; external data is read from the folder `base`.
 
     Raises:
         FusewireError: its element type is not supported, or its data does not fit its shape.
     """
     dtype = dtype_of(tensor.data_type)
     try:
-        array = numpy_helper.to_array(tensor, base_dir=base or os.curdir)
+        array = numpy_helper.to_array(tensor, base_dir=base)
     except Exception as error:  # the onnx package raises many kinds
         raise FusewireError(f"the tensor {tensor.name!r} cannot be read: {error}") from None
     return np.asarray(array).astype(numpy_dtype(dtype), copy=False)

@@ -95,8 +95,11 @@ def reciprocal(node: Node) -> Expr:
 
 @translate("Pow")
 def power(node: Node) -> Expr:
-    """The result has the dtype of the base."""
+    """The result has the dtype of the base; squares and cubes are products."""
     base, exponent = node.dtype(0), node.dtype(1)
+    known = node.known(1)
+    if known is not None and known.size == 1 and known.ndim <= node.rank() and known.item() in (2, 3):
+        return functools.reduce(ops.multiply, [node[0]] * int(known.item()))
     if base == exponent:
         return ops.power(node[0], node[1])
     if exponent in FLOATS and base not in FLOATS:
@@ -114,7 +117,7 @@ def modulo(node: Node) -> Expr:
 @translate("BitShift")
 def bit_shift(node: Node) -> Expr:
     """Shifts by the width and more give 0."""
-    left = node.attr("direction") == "LEFT"
+    left = node.one_of("direction", "", ("LEFT", "RIGHT")) == "LEFT"
     return (ops.left_shift if left else ops.right_shift)(node[0], node[1])
 
 

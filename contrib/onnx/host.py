@@ -3,6 +3,8 @@
 Their inputs must be known then (`constants=`); the results are constants. No kernels are made of them.
 """
 
+import math
+
 import numpy as np
 
 from ...ir.errors import FusewireError
@@ -11,7 +13,7 @@ from ...ops import take
 from .dtypes import dtype_of
 from .node import Node, constant
 from .registry import translate
-from .values import Array
+from .values import Array, limited
 
 HOST = ("NonZero", "Unique", "NonMaxSuppression", "MelWeightMatrix", "Range", "Compress")
 """Operators that need known inputs by their nature; `Compress` needs its condition, `Range` its limits."""
@@ -27,14 +29,18 @@ def non_zero(node: Node) -> Expr:
 def compress(node: Node) -> Expr:
     """The slices where a known condition holds."""
     places = np.flatnonzero(node.static(1, "the condition")).astype(np.int64)
-    axis = node.attr("axis")
-    return take(node[0], constant(places), None if axis is None else axis % node.rank(), mode="fast")
+    axis = None if node.attr("axis") is None else node.axis(0)
+    length = math.prod(node.shape()) if axis is None else (node.shape() or (1,))[axis]
+    if places.size and places[-1] >= length:
+        raise FusewireError(f"the condition has an element {places[-1]}, but there are {length}")
+    return take(node[0], constant(places), axis, mode="fast")
 
 
 @translate("Unique")
 def unique(node: Node) -> list[Expr]:
     """Different elements or slices, where they first are, which one each element is, and how often they are."""
-    data, axis = node.static(0), node.attr("axis")
+    data = node.static(0)
+    axis = None if node.attr("axis") is None else node.axis(0)
     found, first, inverse, count = np.unique(data, True, True, True, axis=axis)
     inverse = inverse.reshape(-1)
     if not node.attr("sorted", 1):
@@ -49,6 +55,11 @@ def unique(node: Node) -> list[Expr]:
 def non_max_suppression(node: Node) -> Expr:
     """Boxes kept greedily by score, unless they overlap one that was kept: (batch, class, box) in rows."""
     boxes, scores = node.static(0), node.static(1)
+    if boxes.ndim != 3 or scores.ndim != 3 or boxes.shape != (len(scores), scores.shape[2], 4):
+        raise FusewireError(
+            f"boxes of the shape {boxes.shape} and scores of the shape {scores.shape} do not belong together: "
+            "expected (batches, boxes, 4) and (batches, classes, boxes)"
+        )
     most = int(node.scalar(2, 0))
     overlap, least = float(node.scalar(3, 0.0)), node.scalar(4)
     corners = _corners(boxes, node.attr("center_point_box", 0))
@@ -93,8 +104,12 @@ def mel_weight_matrix(node: Node) -> Expr:
     bands, length, rate = (int(node.scalar(k)) for k in range(3))
     low, high = float(node.scalar(3)), float(node.scalar(4))
     dtype = dtype_of(node.attr("output_datatype", 1))
-    if rate <= 0:
-        raise FusewireError("the sample rate must be positive")
+    if not (rate > 0 and bands > 0 and length > 0 and 0 <= low < high <= rate / 2):
+        raise FusewireError(
+            f"{bands} bands from {low} to {high} Hz of {length} samples at {rate} Hz: expected positive numbers, and "
+            "a band that ends at half of the rate at most"
+        )
+    limited(max(bands * (length // 2 + 1), bands), "the matrix")
     mel_low, mel_high = (2595 * np.log10(1 + f / 700) for f in (low, high))
     step = (mel_high - mel_low) / (bands + 2)
     edges = 700 * (10 ** ((np.arange(bands + 2) * step + mel_low) / 2595) - 1)

@@ -7,13 +7,15 @@ numbers. Initialisers become parameters; those that a translation used up (the n
 Operators without a translation that ONNX defines by a function body are replaced by the body (`functions.py`).
 """
 
+import itertools
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 import onnx
 
-from ...ir.errors import FusewireError
+from ...ir.errors import FusewireError, RuntimeInputError, shortened
 from ...ir.expr import Constant, Expr, Function, Tuple, Var
 from ...ir.index import Dim, size_var
 from ...ir.tuple_wrapper import TupleWrapper
@@ -24,12 +26,13 @@ from . import functions, registry
 from .dtypes import dtype_of, to_array
 from .model import opsets, per_name, plain_domain
 from .node import Node, attribute, described
-from .unsupported import check_supported
-from .values import Array, DynamicValueError, Knowledge, Struct, Value, simplified
+from .schema import check_node
+from .unsupported import DEPTH, check_supported
+from .values import Array, DynamicValueError, Knowledge, Struct, Value, check_size, simplified
 from .values import Sequence as SequenceValue
 
-DEPTH = 64
-"""How deep function bodies and subgraphs may be nested."""
+UNFOLDED = 50_000
+"""How many nodes loops and functions may unfold to."""
 
 INLINE = 64
 """Elements that an initialiser of whole numbers may have to become a constant: shapes, axes, indices."""
@@ -45,7 +48,7 @@ class Options:
         opset: replaces the version of the default domain.
         constants: values of inputs that are known now: arrays, or lists of arrays and None for sequences and optionals.
         structures: for inputs that are sequences or optionals: the types of their elements, or None.
-        base: the folder of external data.
+        base: the folder of the initialisers' external data.
     """
 
     shape: Mapping[str, Any] = attrs.field(factory=dict)
@@ -53,6 +56,7 @@ class Options:
     opset: int | None = None
     constants: Mapping[str, Any] = attrs.field(factory=dict)
     structures: Mapping[str, Any] = attrs.field(factory=dict)
+    base: str = os.curdir
 
 
 @attrs.frozen(eq=False)
@@ -70,6 +74,22 @@ class Imported:
     outputs: tuple[Value, ...]
 
 
+def local_functions(model: onnx.ModelProto) -> dict[tuple[str, str], onnx.FunctionProto]:
+    """The functions that a model brings, by domain and name."""
+    return {(plain_domain(f.domain), f.name): f for f in model.functions}
+
+
+def check_operators(model: onnx.ModelProto, opset: int | None) -> dict[str, int]:
+    """The version of every domain, after a look whether all operators can be read.
+
+    Raises:
+        FusewireError: some cannot; it lists them all.
+    """
+    versions = opsets(model, opset)
+    check_supported(model.graph, versions, local_functions(model))
+    return versions
+
+
 @attrs.define(eq=False)
 class Importer:
     """The state of one import."""
@@ -79,24 +99,41 @@ class Importer:
     knowledge: Knowledge = attrs.field(factory=Knowledge)
     inputs: list[Var] = attrs.field(factory=list)
     weights: dict[int, Var] = attrs.field(factory=dict)
+    named: dict[str, Var] = attrs.field(factory=dict)
     dims: dict[str, Dim] = attrs.field(factory=dict)
     local: dict[tuple[str, str], onnx.FunctionProto] = attrs.field(factory=dict)
     depth: int = 0
+    unfolded: int = 0
 
     def run(self) -> Imported:
         """Read the model."""
-        versions = opsets(self.model, self.options.opset)
-        self.local = {(plain_domain(f.domain), f.name): f for f in self.model.functions}
-        check_supported(self.model.graph, versions, self.local)
+        versions = check_operators(self.model, self.options.opset)
+        self.local = local_functions(self.model)
         graph = self.model.graph
         scope = Scope(self, {}, versions, {})
         scope.add_initialisers(graph)
         for info in graph.input:
             if info.name not in scope.values:
                 scope.values[info.name] = self.input(info)
+        self.check_names()
         scope.run_nodes(graph.node)
         outputs = tuple(scope.lookup(o.name, "the outputs") for o in graph.output)
         return self.finish(outputs)
+
+    def check_names(self) -> None:
+        """Refuse sizes and dtypes for what the model does not have."""
+        inputs = {info.name for info in self.model.graph.input}
+        sizes = {d.dim_param for i in self.model.graph.input for d in i.type.tensor_type.shape.dim if d.dim_param}
+        dtype = self.options.dtype
+        for what, given, known in (
+            ("shape", self.options.shape, inputs | sizes),
+            ("dtype", dtype if isinstance(dtype, Mapping) else {}, inputs),
+        ):
+            if unknown := sorted(map(str, given.keys() - known)):
+                listed = ", ".join(sorted(known)) or "none"
+                raise RuntimeInputError(
+                    f"the model has no input {unknown[0]!r}, which {what}= names; there are: {listed}"
+                )
 
     def finish(self, outputs: Sequence[Value]) -> Imported:
         """The function and the parameters that it uses."""
@@ -126,7 +163,26 @@ class Importer:
     def variable(self, name: str, type_: TensorType) -> Var:
         """A new parameter of the function."""
         self.inputs.append(Var(name, type_))
+        check_size(self.inputs[-1], f"input {name!r}")
         return self.inputs[-1]
+
+    def weight(self, name: str, array: Array) -> Var:
+        """The parameter for an initialiser.
+
+        Subgraphs may use one name for different tensors, and the body of a loop is read many times: parameters have
+        different names, and a tensor that is there already is taken again.
+        """
+        inputs, number, base = {v.name_hint for v in self.inputs}, 0, name
+        while name in self.named or name in inputs:
+            known = self.named.get(name)
+            if known is not None and _same(self.knowledge.initialisers[id(known)], array):
+                return known
+            number += 1
+            name = f"{base}.{number}"
+        variable = self.named[name] = Var(name, TensorType(array.shape, array.dtype.name))
+        self.weights[id(variable)] = variable
+        self.knowledge.initialisers[id(variable)] = array
+        return variable
 
     def structure(self, name: str, kind: str) -> Value:
         """An input that is a sequence or an optional."""
@@ -160,7 +216,13 @@ class Importer:
         name = dim.dim_param or fallback
         if isinstance(bound := self.options.shape.get(name), int):
             return bound
-        return self.dims.setdefault(name, size_var("".join(c if c.isalnum() else "_" for c in name)))
+        if name not in self.dims:
+            plain = "".join(c if c.isalnum() else "_" for c in name)
+            taken = {str(d) for d in self.dims.values()}
+            # Names that differ in other characters only must not become one size.
+            own = next(n for k in itertools.count() if (n := f"{plain}_{k}" if k else plain) not in taken)
+            self.dims[name] = size_var(own)
+        return self.dims[name]
 
 
 @attrs.define(eq=False)
@@ -194,14 +256,11 @@ class Scope:
         if graph.sparse_initializer:
             raise FusewireError("sparse initialisers are not supported")
         for tensor in graph.initializer:
-            array = to_array(tensor)
+            array = to_array(tensor, self.importer.options.base)
             if array.dtype.kind in "iub" and array.size <= INLINE:
                 self.values[tensor.name] = Constant(array)
                 continue
-            variable = Var(tensor.name, TensorType(array.shape, array.dtype.name))
-            self.importer.weights[id(variable)] = variable
-            self.importer.knowledge.initialisers[id(variable)] = array
-            self.values[tensor.name] = variable
+            self.values[tensor.name] = self.importer.weight(tensor.name, array)
 
     def run_nodes(self, nodes: Sequence[onnx.NodeProto]) -> None:
         """Read nodes in order."""
@@ -209,9 +268,13 @@ class Scope:
         if self.importer.depth > DEPTH:
             raise FusewireError(f"functions and subgraphs are nested more than {DEPTH} deep")
         for proto in nodes:
+            self.importer.unfolded += self.importer.depth > 1
+            if self.importer.unfolded > UNFOLDED:
+                raise FusewireError(f"loops and functions unfold to more than {UNFOLDED} nodes")
             results = self.read(proto)
             for name, value in zip(proto.output, results, strict=False):
                 if name:
+                    check_size(value, f"{proto.op_type} {proto.name!r}: {name!r}")
                     self.values[name] = simplified(value, self.importer.knowledge)
         self.importer.depth -= 1
 
@@ -231,12 +294,14 @@ class Scope:
             return self.call(body, inputs, functions.with_defaults(proto, opset, given, body), where)
         plain = {name: attribute(a) for name, a in given.items()}
         node = Node(proto, opset, inputs, plain, self.importer.knowledge, self.subgraph)
+        check_node(node)
         try:
             return as_outputs(translation(node))
         except FusewireError as error:
-            if isinstance(error, DynamicValueError) or where in str(error):
+            if isinstance(error, DynamicValueError):
                 raise
-            raise type(error)(f"{where}: {error}") from None
+            text = str(error)
+            raise type(error)(shortened(text if where in text else f"{where}: {text}")) from None
 
     def attributes_of(self, proto: onnx.NodeProto) -> dict[str, onnx.AttributeProto]:
         """The attributes of a node, those that refer to attributes of the function replaced."""
@@ -248,6 +313,11 @@ class Scope:
                 copied = onnx.AttributeProto()
                 copied.CopyFrom(self.given[entry.ref_attr_name])
                 copied.name = entry.name
+                if entry.type and copied.type != entry.type:
+                    got, wanted = (onnx.AttributeProto.AttributeType.Name(t) for t in (copied.type, entry.type))
+                    raise FusewireError(
+                        f"the attribute {entry.ref_attr_name} of a function is {got}, expected {wanted}"
+                    )
                 found[entry.name] = copied
         return found
 
@@ -277,6 +347,11 @@ class Scope:
         scope.add_initialisers(graph)
         scope.run_nodes(graph.node)
         return [scope.lookup(output.name, f"the outputs of {graph.name!r}") for output in graph.output]
+
+
+def _same(a: Array, b: Array) -> bool:
+    """Whether two arrays are equal bit by bit."""
+    return a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()
 
 
 def as_outputs(result: Value | Sequence[Value]) -> Sequence[Value]:
@@ -309,10 +384,12 @@ def fits(given: Sequence[Any], declared: Sequence[onnx.TensorShapeProto.Dimensio
 
 def check_model(model: onnx.ModelProto) -> None:
     """Raise a FusewireError that lists all operators of a loaded model that cannot be read."""
-    local = {(plain_domain(f.domain), f.name): f for f in model.functions}
-    check_supported(model.graph, opsets(model, None), local)
+    check_operators(model, None)
 
 
 def import_model(model: onnx.ModelProto, options: Options | None = None) -> Imported:
     """Read a model that `load` has checked."""
-    return Importer(model, options or Options()).run()
+    try:
+        return Importer(model, options or Options()).run()
+    except UnicodeDecodeError as error:  # protobuf decodes a text when it is asked for it
+        raise FusewireError(f"the ONNX model has a name or another text that is not UTF-8: {error}") from None

@@ -10,6 +10,8 @@ from ...ir.errors import FusewireError
 from ...ir.expr import Expr
 from .node import Node, constant
 from .registry import translate
+from .values import limited
+from .window import numbers, pads_of, spatial_rank
 
 REDUCTIONS = {"none": "update", "add": "add", "mul": "mul", "min": "min", "max": "max"}
 
@@ -65,14 +67,17 @@ def scatter_nd(node: Node) -> Expr:
 @translate("OneHot")
 def one_hot(node: Node) -> Expr:
     """Negative indices count from the end; others outside give the off value."""
-    depth = int(node.scalar(1))
+    depth = node.scalar(1)
+    if not 0 < depth < 2**62:
+        raise FusewireError(f"the depth is {depth}, expected a number of classes")
+    depth = int(depth)
     indices = node[0] if node.dtype() == "int64" else ops.cast(node[0], "int64")
     count = constant(depth, "int64")
     indices = ops.where(ops.less(indices, constant(0, "int64")), ops.add(indices, count), indices)
     off, on = (ops.squeeze(ops.strided_slice(node[2], [k], [k + 1]), [0]) for k in (0, 1))
-    axis = node.attr("axis", -1)
-    rank = node.rank() + 1
-    return ops.one_hot(indices, on, off, depth, -1 if axis % rank == rank - 1 else axis % rank, node.dtype(2))
+    last = node.rank()
+    axis = node.axis(-1, last + 1)
+    return ops.one_hot(indices, on, off, depth, -1 if axis == last else axis, node.dtype(2))
 
 
 @translate("TopK")
@@ -99,12 +104,14 @@ def array_feature_extractor(node: Node) -> Expr:
 @translate("MaxUnpool")
 def max_unpool(node: Node) -> Expr:
     """Values put back to where MaxPool took them from."""
-    shape = node.shape()
-    rank = len(shape) - 2
-    pads, strides = node.attr("pads", [0] * (2 * rank)), node.attr("strides", [1] * rank)
-    window = zip(shape[2:], strides, node.attr("kernel_shape"), pads[:rank], pads[rank:], strict=True)
+    shape, rank = node.shape(), spatial_rank(node)
+    kernel, strides = numbers(node, "kernel_shape", rank), numbers(node, "strides", rank)
+    pads = pads_of(node, kernel, strides, [1] * rank)
+    window = zip(shape[2:], strides, kernel, pads[:rank], pads[rank:], strict=True)
     plain = (*shape[:2], *((n - 1) * s + k - b - e for n, s, k, b, e in window))
     out = node.ints(2, "the output shape") if node.has(2) else plain
+    if len(out) != len(plain) or min(out) < 0:
+        raise FusewireError(f"the output shape is {out}, expected {len(plain)} sizes")
     # The indices count in a tensor of the plain size.
     places = node[1] if plain == out else _recounted(node[1], plain, out)
     flat = ops.zeros([math.prod(out)], node.dtype())
@@ -128,12 +135,12 @@ def _recounted(places: Expr, old: Sequence[int], new: Sequence[int]) -> Expr:
 def tensor_scatter(node: Node) -> Expr:
     """A cache with new entries written along an axis, where each batch entry has its own start."""
     past, update, axis = node[0], node[1], node.axis(-2)
-    size, count = node.shape(0)[axis], node.shape(1)[axis]
-    rank = node.rank(1)
+    rank = node.rank()
+    size, count = node.shape(0)[axis], limited(node.shape(1, rank)[axis], "a table of places")
     offsets: Expr = constant(np.arange(count).reshape([-1 if a == axis else 1 for a in range(rank)]), "int64")
     if node.has(2):
         starts = ops.reshape(ops.cast(node[2], "int64"), [node.shape(1)[0]] + [1] * (rank - 1))
         offsets = ops.add(offsets, starts)
-    if node.attr("mode", "linear") == "circular":
+    if node.one_of("mode", "linear", ("linear", "circular")) == "circular":
         offsets = ops.floor_mod(offsets, constant(size, "int64"))
     return ops.scatter_elements(past, ops.broadcast_to(offsets, node.shape(1)), update, axis)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ... import ops
-from ...fuse.graph import tensor_type
+from ...fuse.graph import is_op_call, tensor_type
 from ...ir.errors import FusewireError
 from ...ir.expr import Expr
 from ...ir.types import TensorType
@@ -13,6 +13,7 @@ from ...ops import nn
 from ...ops.binary import broadcast_shape
 from .node import Node, constant
 from .registry import translate
+from .values import limited
 
 
 def shape_of(data: Expr) -> tuple[int, ...]:
@@ -37,6 +38,8 @@ def matmul(a: Expr, b: Expr, out_dtype: str = "") -> Expr:
 def _product(a: Expr, b: Expr, out_dtype: str) -> Expr:
     rank_a, rank_b = (tensor_type(x).ndim for x in (a, b))
     if rank_b == 2:
+        if is_op_call(b, "transpose") and tuple(b.attrs.axes or (1, 0)) == (1, 0):
+            return nn.dense(a, b.args[0], out_dtype=out_dtype)
         return nn.matmul(a, b, out_dtype=out_dtype)
     if rank_a == rank_b == 3:
         return nn.batch_matmul(a, b, out_dtype, False, False)
@@ -90,7 +93,10 @@ def _parse(equation: str, ranks: Sequence[int]) -> tuple[list[str], str]:
     if not arrow:
         joined = "".join(terms).replace("...", "")
         right = ("..." if "..." in left else "") + "".join(sorted(c for c in set(joined) if joined.count(c) == 1))
-    return full, right.replace("...", extra)
+    right = right.replace("...", extra)
+    if len(set(right)) < len(right) or not set(right) <= set("".join(full)):
+        raise FusewireError(f"the result of {equation!r} repeats a label, or has one that no term has")
+    return full, right
 
 
 def _diagonal(data: Expr, labels: str) -> tuple[Expr, str]:
@@ -102,8 +108,8 @@ def _diagonal(data: Expr, labels: str) -> tuple[Expr, str]:
             rest = [k for k in range(len(labels)) if k not in (first, second)]
             moved = ops.transpose(data, [first, second, *rest])
             dims = shape_of(moved)
+            places = constant(np.arange(limited(size, "a diagonal"), dtype=np.int64) * (size + 1))
             flat = ops.reshape(moved, (size * size, *dims[2:]), allowzero=True)
-            places = constant(np.arange(size, dtype=np.int64) * (size + 1))
             data = ops.take(flat, places, 0, mode="fast")
             labels = label + "".join(labels[k] for k in rest)
     return data, labels
@@ -168,6 +174,8 @@ def einsum(node: Node) -> Expr:
 @translate("Det")
 def det(node: Node) -> Expr:
     """By Laplace's expansion, for matrices of up to 4 rows."""
+    if node.rank() < 2:
+        raise FusewireError(f"Det of a tensor of {node.rank()} dimensions")
     *_, rows, columns = node.shape()
     if rows != columns or rows > 4:
         raise FusewireError(
@@ -198,6 +206,9 @@ def fourier(data: Expr, length: int, bins: int, inverse: bool, complex_in: bool)
     """
     dtype = tensor_type(data).dtype
     size = shape_of(data)[-2]
+    if length < 1:
+        raise FusewireError(f"a Fourier transform of {length} elements")
+    limited(min(size, length) * bins, "the matrix of a Fourier transform")
     angles = 2 * np.pi * np.outer(np.arange(min(size, length)), np.arange(bins)) / length
     scale = 1 / length if inverse else 1.0
     cosine = constant(np.cos(angles) * scale, dtype)
@@ -219,7 +230,11 @@ def _part(data: Expr, k: int, length: int) -> Expr:
 def _dft(node: Node, axis: int) -> Expr:
     shape = node.shape()
     rank = len(shape)
-    axis %= rank
+    if rank < 2 or shape[-1] not in (1, 2):
+        raise FusewireError(f"the last axis must hold real, or real and imaginary parts, got the shape {shape}")
+    axis = node.place(axis, rank)
+    if axis == rank - 1:
+        raise FusewireError(f"axis {axis} is the one of real and imaginary parts")
     inverse, onesided = bool(node.attr("inverse", 0)), bool(node.attr("onesided", 0))
     length = int(node.scalar(1, shape[axis]))
     order = [k for k in range(rank - 1) if k != axis] + [axis, rank - 1]
@@ -240,7 +255,7 @@ def _whole_spectrum(data: Expr, length: int | None) -> Expr:
     """The mirrored half of a spectrum of real numbers added."""
     dims = shape_of(data)
     half, rank = dims[-2], len(dims)
-    total = length or 2 * (half - 1)
+    total = limited(length or 2 * (half - 1), "a spectrum")
     places = np.arange(total)
     source = np.where(places < half, places, total - places)
     sign = np.stack([np.ones(total), np.where(places < half, 1, -1)], -1)
@@ -269,9 +284,14 @@ def dft(node: Node) -> Expr:
 def stft(node: Node) -> Expr:
     """Frames of the signal, windowed and transformed."""
     shape = node.shape()
-    step = int(node.scalar(1))
-    length = int(node.scalar(3, node.shape(2)[0] if node.has(2) else None))
+    window = node.shape(2, 1)[0] if node.has(2) else 0
+    step, length = int(node.scalar(1)), int(node.scalar(3, window))
+    if len(shape) not in (2, 3) or step < 1 or not 0 < length <= shape[1] or (window and window != length):
+        raise FusewireError(
+            f"frames of {length} elements (the window has {window}) in steps of {step} do not fit a signal {shape}"
+        )
     frames = 1 + (shape[1] - length) // step
+    limited(frames * length, "the frames")
     places = constant((np.arange(frames)[:, None] * step + np.arange(length)).astype(np.int64))
     signal = node[0] if len(shape) == 3 else ops.expand_dims(node[0], 2)
     cut = ops.take(signal, places, 1, mode="fast")  # (batch, frames, length, 1 or 2)

@@ -1,6 +1,6 @@
 """A node of an ONNX graph as its translation sees it: typed inputs, plain attributes, subgraphs to run."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import attrs
@@ -13,7 +13,10 @@ from ...ir.expr import Constant, Expr
 from ...ir.index import Dim
 from ...ir.types import FLOATS, TensorType, numpy_dtype, tensors_of
 from .dtypes import to_array
-from .values import Array, DynamicValueError, Knowledge, Value
+from .values import Array, Knowledge, Value
+
+MOST = 1 << 16
+"""How long a list of sizes, axes or indices may be that decides what the program is."""
 
 RunGraph: TypeAlias = Callable[[onnx.GraphProto, Sequence[Value]], list[Value]]
 """`run(graph, inputs) -> outputs`: reads a subgraph in the scope of the node."""
@@ -76,9 +79,19 @@ class Node:
         """The shape of input `k`, with symbolic dimensions."""
         return self.type(k).shape
 
-    def shape(self, k: int = 0) -> tuple[int, ...]:
-        """The shape of input `k`, which must be static."""
-        return self.type(k).static_shape
+    def shape(self, k: int = 0, rank: int | None = None) -> tuple[int, ...]:
+        """The shape of input `k`, which must be static; with `rank`, which must have so many dimensions."""
+        shape = self.type(k).static_shape
+        if rank is not None and len(shape) != rank:
+            raise self.error(f"input {k} must have {rank} dimensions, got the shape {shape}")
+        return shape
+
+    def length(self, axis: int, k: int = 0) -> int:
+        """The size of an axis of input `k`, which must be static, whatever the others are."""
+        size = self.dims(k)[axis]
+        if not isinstance(size, int):
+            raise self.error(f"axis {axis} of {self.type(k)} must have a known size: give it with shape=")
+        return size
 
     def rank(self, k: int = 0) -> int:
         """The number of dimensions of input `k`."""
@@ -104,33 +117,57 @@ class Node:
         """
         found = self.known(k)
         if found is None:
-            names = self.knowledge.inputs_of(self[k])
-            raise DynamicValueError(
-                f"{described(self.proto, self.opset)}: {what or f'input {k}'} must be known when the model is "
-                f"imported, but depends on the inputs {', '.join(names)}; give their values with constants=",
-                names,
-            )
+            raise self.knowledge.dynamic(self[k], f"{described(self.proto, self.opset)}: {what or f'input {k}'}")
         return found
 
     def ints(self, k: int, what: str = "") -> tuple[int, ...]:
         """Input `k` as static integers."""
-        return tuple(int(i) for i in self.static(k, what).reshape(-1))
+        found = self.static(k, what)
+        if found.size > MOST:
+            raise self.error(f"{what or f'input {k}'} has {found.size} numbers, expected at most {MOST}")
+        return tuple(int(i) for i in found.reshape(-1))
+
+    def sizes(self, k: int, what: str = "") -> tuple[Dim, ...]:
+        """Input `k` as sizes, which may be formulas of symbolic dimensions."""
+        found = None if self.known(k) is not None else self.knowledge.sizes.of(self[k])
+        return self.ints(k, what) if found is None else tuple(found.reshape(-1))
 
     def scalar(self, k: int, default: Any = None) -> Any:
         """Input `k` as a static Python number; `default` where it was left out."""
-        return self.static(k).reshape(-1)[0].item() if self.has(k) else default
+        if not self.has(k):
+            return default
+        found = self.static(k)
+        if found.size != 1:
+            raise self.error(f"input {k} must be one number, got the shape {found.shape}")
+        return found.item()
 
     def attr(self, name: str, default: Any = None) -> Any:
         """An attribute, or `default`."""
         return self.attributes.get(name, default)
 
+    def one_of(self, name: str, default: str, choices: Iterable[str]) -> str:
+        """An attribute that is one of some texts."""
+        found = self.attr(name, default)
+        if found not in choices:
+            raise self.error(f"{name} is {found!r}, expected one of {', '.join(map(repr, choices))}")
+        return str(found)
+
+    def count(self, name: str, default: int | None = None) -> int:
+        """An attribute that is a number of things, 1 or more."""
+        found = self.attr(name, default)
+        if not isinstance(found, int) or found < 1:
+            raise self.error(f"{name} is {found}, expected a whole number from 1 on")
+        return found
+
     def axis(self, default: int, rank: int | None = None) -> int:
         """The attribute `axis` as 0..rank-1."""
-        rank = self.rank() if rank is None else rank
-        axis = int(self.attr("axis", default))
-        if not -rank <= axis < max(rank, 1):
+        return self.place(int(self.attr("axis", default)), self.rank() if rank is None else rank)
+
+    def place(self, axis: int, rank: int) -> int:
+        """An axis, perhaps negative, as 0..rank-1."""
+        if not -rank <= axis < rank:
             raise self.error(f"axis {axis} is out of range for {rank} dimensions")
-        return axis % rank if rank else 0
+        return axis % rank
 
     def wants(self, k: int) -> bool:
         """Whether output `k` is used."""

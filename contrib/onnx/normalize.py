@@ -70,7 +70,7 @@ def group_normalization(node: Node) -> Expr:
 @translate("LRN")
 def lrn(node: Node) -> Expr:
     """Over neighbouring channels."""
-    size = node.attr("size")
+    size = node.count("size")
     if size % 2 == 0:
         raise FusewireError(f"LRN over an even number of channels ({size}) is not supported")
     return nn.lrn(node[0], size, 1, node.attr("bias", 1.0), node.attr("alpha", 0.0001), node.attr("beta", 0.75))
@@ -80,6 +80,8 @@ def lrn(node: Node) -> Expr:
 def lp_normalization(node: Node) -> Expr:
     """Divided by the 1- or 2-norm along an axis; 0 where that is 0."""
     axis, order = node.axis(-1), node.attr("p", 2)
+    if order not in (1, 2):
+        raise FusewireError(f"p is {order}, expected 1 or 2")
     if order == 1:
         norm = ops.sum(ops.abs(node[0]), [axis], True)
     else:

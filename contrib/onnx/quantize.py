@@ -1,5 +1,6 @@
 """Quantised arithmetic: sums in int32, scales in float32, rounded half to even and saturated, as ONNX defines it."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 from ... import ops
 from ...ir.errors import FusewireError
 from ...ir.expr import Expr
+from ...ir.types import INTEGERS
 from ...ops import nn
 from .dtypes import dtype_of
 from .linear import matmul
@@ -27,7 +29,7 @@ def _along(node: Node, k: int, rank: int, axis: int) -> Expr:
 
 def _blocked(node: Node, k: int, axis: int) -> Expr:
     """A scale or zero point of blocks, each element repeated over its block."""
-    size, block = node.shape()[axis], node.attr("block_size")
+    size, block = node.shape()[axis], node.count("block_size")
     repeated = ops.repeat(node[k], block, axis)
     return ops.strided_slice(repeated, [0], [size], axes=[axis])
 
@@ -36,12 +38,16 @@ def _parameter(node: Node, k: int) -> Expr:
     rank = node.rank()
     axis = int(node.attr("axis", 1))
     if node.attr("block_size", 0) and node.rank(k) == rank:
-        return _blocked(node, k, axis % rank)
-    return _along(node, k, rank, axis % rank if rank else 0)
+        return _blocked(node, k, node.place(axis, rank))
+    # One scale for all elements has no axis: the attribute, by default 1, may not fit the tensor then.
+    single = math.prod(node.shape(k)) == 1
+    return _along(node, k, rank, 0 if single else node.place(axis, rank))
 
 
 def saturated(value: Expr, dtype: str) -> Expr:
     """Whole numbers, still floating, brought into the range of an integer dtype."""
+    if dtype not in INTEGERS:
+        raise FusewireError(f"quantised tensors have an integer dtype, got {dtype}")
     limits = np.iinfo(dtype)
     return ops.cast(ops.clip(value, float(limits.min), float(limits.max)), dtype)
 
@@ -80,13 +86,13 @@ def dequantize_linear(node: Node) -> Expr:
     return done if wide == target else ops.cast(done, target)
 
 
-def _centred(data: Expr, zero: Expr | None) -> Expr:
+def centred(data: Expr, zero: Expr | None) -> Expr:
     """In int32, minus the zero point."""
     wide = ops.cast(data, "int32")
     return wide if zero is None else ops.subtract(wide, ops.cast(zero, "int32"))
 
 
-def _matrix_zero(node: Node, k: int, rows: bool) -> Expr | None:
+def matrix_zero(node: Node, k: int, rows: bool) -> Expr | None:
     """The zero point of a matrix product's operand: one, or one for each row (or column)."""
     if not node.has(k):
         return None
@@ -105,45 +111,46 @@ def _channel_zero(node: Node, k: int, rank: int) -> Expr | None:
 @translate("MatMulInteger")
 def matmul_integer(node: Node) -> Expr:
     """Sums in int32."""
-    return matmul(_centred(node[0], _matrix_zero(node, 2, True)), _centred(node[1], _matrix_zero(node, 3, False)))
+    return matmul(centred(node[0], matrix_zero(node, 2, True)), centred(node[1], matrix_zero(node, 3, False)))
 
 
 @translate("ConvInteger")
 def conv_integer(node: Node) -> Expr:
     """Sums in int32."""
     zero = _channel_zero(node, 3, node.rank(1))
-    return convolution(node, _centred(node[0], _channel_zero(node, 2, 0)), _centred(node[1], zero))
+    return convolution(node, centred(node[0], _channel_zero(node, 2, 0)), centred(node[1], zero))
 
 
-def _requantized(sums: Expr, scales: Sequence[Expr], zero: Expr, dtype: str) -> Expr:
+def requantized(sums: Expr, scales: Sequence[Expr], zero: Expr, dtype: str) -> Expr:
     """int32 sums times a * b / y, rounded, plus the zero point, saturated."""
     a, b, y = (ops.cast(s, "float64") for s in scales)
     scaled = ops.divide(ops.multiply(ops.cast(sums, "float64"), ops.multiply(a, b)), y)
     return saturated(ops.add(ops.round(scaled), ops.cast(zero, "float64")), dtype)
 
 
-def _scalar(node: Node, k: int) -> Expr:
+def scalar(node: Node, k: int) -> Expr:
+    """Input `k`, without its dimensions where it is one number."""
     return ops.reshape(node[k], ()) if int(np.prod(node.shape(k))) == 1 else node[k]
 
 
 @translate("QLinearMatMul")
 def qlinear_matmul(node: Node) -> Expr:
     """a, its scale and zero point, b with the same, and those of the result."""
-    za, zb = _matrix_zero(node, 2, True), _matrix_zero(node, 5, False)
-    sums = matmul(_centred(node[0], za), _centred(node[3], zb))
-    scale_a = _matrix_zero(node, 1, True)
+    za, zb = matrix_zero(node, 2, True), matrix_zero(node, 5, False)
+    sums = matmul(centred(node[0], za), centred(node[3], zb))
+    scale_a = matrix_zero(node, 1, True)
     assert scale_a is not None
-    return _requantized(sums, [scale_a, _scalar(node, 4), _scalar(node, 6)], _scalar(node, 7), node.dtype(7))
+    return requantized(sums, [scale_a, scalar(node, 4), scalar(node, 6)], scalar(node, 7), node.dtype(7))
 
 
 @translate("QLinearConv")
 def qlinear_conv(node: Node) -> Expr:
     """The bias is in units of the product of both scales."""
     rank = node.rank()
-    weight = _centred(node[3], _channel_zero(node, 5, node.rank(3)))
-    sums = convolution(node, _centred(node[0], _channel_zero(node, 2, 0)), weight)
+    weight = centred(node[3], _channel_zero(node, 5, node.rank(3)))
+    sums = convolution(node, centred(node[0], _channel_zero(node, 2, 0)), weight)
     if node.has(8):
         sums = nn.bias_add(sums, node[8])
     channels = int(np.prod(node.shape(4)))
     scale = ops.reshape(node[4], (-1,) + (1,) * (rank - 2) if channels > 1 else ())
-    return _requantized(sums, [_scalar(node, 1), scale, _scalar(node, 6)], _scalar(node, 7), node.dtype(7))
+    return requantized(sums, [scalar(node, 1), scale, scalar(node, 6)], scalar(node, 7), node.dtype(7))

@@ -140,7 +140,7 @@ def hardmax(node: Node) -> Expr:
 def _scan(name: str, builder: Callable[..., Expr]) -> None:
     @translate(name)
     def read(node: Node) -> Expr:
-        axis = int(node.scalar(1)) % max(node.rank(), 1)
+        axis = node.place(int(node.scalar(1)), node.rank())
         data = ops.reverse(node[0], axis) if node.attr("reverse", 0) else node[0]
         done = builder(data, axis, exclusive=bool(node.attr("exclusive", 0)))
         return ops.reverse(done, axis) if node.attr("reverse", 0) else done

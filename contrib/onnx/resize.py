@@ -14,9 +14,10 @@ from ...ops import image
 from .linear import shape_of
 from .node import Node, constant
 from .registry import translate
-from .values import Array
+from .values import Array, limited
 
 METHODS = {"nearest": "nearest_neighbor", "linear": "linear", "cubic": "cubic"}
+POLICIES = ("stretch", "not_larger", "not_smaller")
 
 
 @frozen
@@ -90,6 +91,7 @@ def _taps(node: Node, method: str, mode: str, plan: Plan) -> tuple[Array, Array]
     stretch = max(1.0, 1 / plan.scale) if node.attr("antialias", 0) else 1.0
     radius = (1 if method == "linear" else 2) * stretch
     count = 2 * math.ceil(radius)
+    limited(count * plan.target, "a table of weights")
     first = np.floor(where) - math.ceil(radius) + 1
     places = first[:, None] + np.arange(count)
     weights = _kernel(method, (where[:, None] - places) / stretch, node.attr("cubic_coeff_a", -0.75))
@@ -116,7 +118,9 @@ def _axis(node: Node, data: Expr, axis: int, method: str, mode: str, plan: Plan)
         part = ops.take(data, constant(places[:, k].copy()), axis, mode="fast")
         term = ops.multiply(part, constant(column, "float64" if node.dtype() == "float64" else "float32"))
         total = term if total is None else ops.add(total, term)
-    assert total is not None
+    if total is None:  # nothing has a weight, or there is nothing
+        taken = ops.take(data, constant(places[:, 0].copy()), axis, mode="fast")
+        total = ops.multiply(taken, constant(0, tensor_type(data).dtype))
     return total
 
 
@@ -184,27 +188,44 @@ def _run(node: Node, plans: dict[int, Plan], mode: str) -> Expr:
 
 def _by_scales(node: Node, scales: Sequence[float], axes: Sequence[int], roi: Sequence[float]) -> dict[int, Plan]:
     shape, count = node.shape(), len(axes)
+    if len(scales) != count or not all(0 < s < math.inf and np.float32(s) > 0 for s in scales):
+        raise FusewireError(f"the scales are {tuple(scales)}, expected {count} positive numbers")
     return {
-        a: Plan(shape[a], math.floor(shape[a] * np.float32(s)), float(np.float32(s)), *_span(roi, k, count))
+        a: Plan(shape[a], _scaled(shape[a], s), float(np.float32(s)), *_span(roi, k, count))
         for k, (a, s) in enumerate(zip(axes, scales, strict=True))
     }
 
 
+def _floats(node: Node, k: int) -> list[float]:
+    return [float(s) for s in node.static(k, "the scales").reshape(-1)]
+
+
+def _scaled(size: int, scale: float) -> int:
+    _target(math.ceil(size * scale))  # in float64, which holds any such product
+    return math.floor(size * np.float32(scale))
+
+
+def _target(size: int) -> int:
+    return limited(size, "an axis of the result")
+
+
 def _span(roi: Sequence[float], k: int, count: int) -> tuple[float, float]:
+    if not all(map(math.isfinite, roi)):
+        raise FusewireError(f"the region of interest is {tuple(roi)}, expected finite numbers")
     return (float(roi[k]), float(roi[count + k])) if len(roi) == 2 * count else (0.0, 1.0)
 
 
 @translate("Upsample")
 def upsample(node: Node) -> Expr:
     """Scales are an attribute, or from opset 9 on an input."""
-    scales = node.attr("scales") or [float(s) for s in node.static(1, "the scales")]
+    scales = node.attr("scales") or _floats(node, 1)
     return _legacy(node, scales)
 
 
 @translate("Resize", since=10)
 def resize_10(node: Node) -> Expr:
     """Opset 10: as Upsample."""
-    return _legacy(node, [float(s) for s in node.static(1, "the scales")])
+    return _legacy(node, _floats(node, 1))
 
 
 def _legacy(node: Node, scales: Sequence[float]) -> Expr:
@@ -217,23 +238,27 @@ def _legacy(node: Node, scales: Sequence[float]) -> Expr:
 def resize(node: Node) -> Expr:
     """By scales or to sizes."""
     rank = node.rank()
-    axes = [a % rank for a in node.attr("axes", range(rank))]
+    axes = [node.place(a, rank) for a in node.attr("axes", range(rank))]
+    if len(set(axes)) < len(axes):
+        raise FusewireError(f"the axes {axes} are repeated")
     mode = node.attr("coordinate_transformation_mode", "half_pixel")
     roi = [float(r) for r in node.static(1).reshape(-1)] if node.has(1) and mode == "tf_crop_and_resize" else []
     if node.has(3) and node.dims(3) != (0,):
         plans = _by_sizes(node, node.ints(3, "the sizes"), axes, roi)
     else:
-        plans = _by_scales(node, [float(s) for s in node.static(2, "the scales")], axes, roi)
+        plans = _by_scales(node, _floats(node, 2), axes, roi)
     return _run(node, plans, mode)
 
 
 def _by_sizes(node: Node, sizes: Sequence[int], axes: Sequence[int], roi: Sequence[float]) -> dict[int, Plan]:
-    shape, policy = node.shape(), node.attr("keep_aspect_ratio_policy", "stretch")
-    scales = [size / shape[a] for a, size in zip(axes, sizes, strict=True)]
+    shape, policy = node.shape(), node.one_of("keep_aspect_ratio_policy", "stretch", POLICIES)
+    if len(sizes) != len(axes) or not all(shape[a] or not size for a, size in zip(axes, sizes, strict=True)):
+        raise FusewireError(f"cannot resize {shape} to {tuple(sizes)} along the axes {tuple(axes)}")
+    scales = [_target(size) / max(shape[a], 1) for a, size in zip(axes, sizes, strict=True)]
     if policy != "stretch":
         scale = (min if policy == "not_larger" else max)(scales)
         scales = [scale] * len(axes)
-        sizes = [math.floor(scale * shape[a] + 0.5) for a in axes]
+        sizes = [_target(math.floor(scale * shape[a] + 0.5)) for a in axes]
     return {
         a: Plan(shape[a], size, scale, *_span(roi, k, len(axes)))
         for k, (a, size, scale) in enumerate(zip(axes, sizes, scales, strict=True))
@@ -251,7 +276,10 @@ def grid_sample(node: Node) -> Expr:
         "cubic": "bicubic",
     }
     rank = node.rank()
-    kind, padding = method[node.attr("mode", "linear")], node.attr("padding_mode", "zeros")
+    if rank not in (4, 5):
+        raise FusewireError(f"the input must have 4 or 5 dimensions, got {rank}")
+    kind = method[node.one_of("mode", "linear", method)]
+    padding = node.one_of("padding_mode", "zeros", ("zeros", "border", "reflection"))
     corners, coordinates = bool(node.attr("align_corners", 0)), node[1]
     sizes = node.shape()[:1:-1]  # x first
     if kind == "nearest" and min(sizes) > 1 and (corners or padding != "reflection"):
@@ -291,11 +319,15 @@ def _sampled(data: Expr, batch: Expr, y: Expr, x: Expr, size: tuple[int, int]) -
 @translate("RoiAlign")
 def roi_align(node: Node) -> Expr:
     """Means or maxima of bilinear samples of boxes (Mask R-CNN, He et al. 2017)."""
-    _, channels, height, width = node.shape()
-    rows, columns = node.attr("output_height", 1), node.attr("output_width", 1)
+    _, channels, height, width = node.shape(0, 4)
+    rows, columns = node.count("output_height", 1), node.count("output_width", 1)
+    boxes_count, coordinates = node.shape(1, 2)
+    if coordinates != 4 or not height * width:
+        raise FusewireError(f"boxes of {coordinates} numbers in images of {height} by {width} pixels; expected 4")
     ratio = node.attr("sampling_ratio", 0)
     if ratio <= 0:
         raise FusewireError("RoiAlign needs sampling_ratio > 0: the number of samples must be known")
+    limited(max(rows, columns) * ratio, "the samples of a box")
     half = (
         0.5 if node.opset >= 16 and node.attr("coordinate_transformation_mode", "half_pixel") == "half_pixel" else 0.0
     )
@@ -313,7 +345,6 @@ def roi_align(node: Node) -> Expr:
 
     y, x = points(y1, h, rows), points(x1, w, columns)
     ys, xs = ops.expand_dims(y, 2), ops.expand_dims(x, 1)
-    boxes_count = node.shape(1)[0]
     full = (boxes_count, rows * ratio, columns * ratio)
     ys, xs = ops.broadcast_to(ys, full), ops.broadcast_to(xs, full)
     batch = ops.reshape(ops.cast(node[2], "int64"), (boxes_count, 1, 1))
@@ -325,7 +356,7 @@ def roi_align(node: Node) -> Expr:
         for p, w in zip(places, weights, strict=True)
     ]
     grid = (boxes_count, rows, ratio, columns, ratio, channels)
-    if node.attr("mode", "avg") == "max":
+    if node.one_of("mode", "avg", ("avg", "max")) == "max":
         value = terms[0]
         for term in terms[1:]:
             value = ops.maximum(value, term)

@@ -1,5 +1,6 @@
 """Operators that rearrange tensors, and those that compute with shapes."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,7 +14,8 @@ from ...ops.binary import broadcast_shape
 from .dtypes import dtype_of
 from .node import Node, constant
 from .registry import translate
-from .values import LARGEST, Value
+from .sizes import reshape_codes
+from .values import LARGEST, Value, limited
 
 
 @translate("Shape")
@@ -35,16 +37,25 @@ def shape(node: Node) -> Expr:
 def size(node: Node) -> Expr:
     """The number of elements."""
     if node.type().is_static:
-        return constant(np.array(np.prod(node.shape(), dtype=np.int64), np.int64))
+        return constant(_counted(node.shape()), "int64")
     return ops.ndarray_size(node[0], "int64")
+
+
+def _counted(sizes: Sequence[int]) -> int:
+    """The product of sizes, which must be an int64."""
+    count = math.prod(sizes)
+    if count >= 2**63:
+        raise FusewireError(f"a tensor of the shape {tuple(sizes)} has {count} elements, which is more than an int64")
+    return count
 
 
 @translate("Reshape")
 def reshape(node: Node) -> Expr:
     """The new shape must be known."""
-    sizes = node.ints(1, "the new shape")
-    if any(s < -1 for s in sizes):
-        raise FusewireError(f"invalid shape {sizes}")
+    wanted = node.sizes(1, "the new shape")
+    if any(isinstance(s, int) and s < -1 for s in wanted):
+        raise FusewireError(f"invalid shape {wanted}")
+    sizes = reshape_codes(node.dims(), wanted)
     return ops.reshape(node[0], sizes, allowzero=bool(node.attr("allowzero", 0)))
 
 
@@ -59,7 +70,7 @@ def flatten(node: Node) -> Expr:
     if axis == 1 and not node.type().is_static:
         return nn.batch_flatten(node[0])
     dims = node.shape()
-    return ops.reshape(node[0], (int(np.prod(dims[:axis])), int(np.prod(dims[axis:]))), allowzero=True)
+    return ops.reshape(node[0], (_counted(dims[:axis]), _counted(dims[axis:])), allowzero=True)
 
 
 @translate("Transpose")
@@ -110,11 +121,15 @@ def concat(node: Node) -> Expr:
 @translate("Split")
 def split(node: Node) -> list[Expr]:
     """Into given sizes, or into as many parts as there are outputs; the last one may be smaller."""
+    if not node.rank():
+        raise FusewireError("a scalar cannot be split")
     axis = node.axis(0)
-    total = node.shape()[axis]
+    total = node.length(axis)
     sizes: Sequence[int] = node.ints(1, "the sizes") if node.has(1) else node.attr("split", ())
     if not sizes:
-        count = node.attr("num_outputs", len(node.proto.output))
+        count = node.count("num_outputs", len(node.proto.output))
+        if count != len(node.proto.output):
+            raise FusewireError(f"num_outputs is {count}, but there are {len(node.proto.output)} outputs")
         part = -(-total // count)
         sizes = [part] * (count - 1) + [total - part * (count - 1)]
     if sum(sizes) != total or any(s < 0 for s in sizes):
@@ -171,6 +186,8 @@ def _slice(node: Node, starts: Sequence[int], ends: Sequence[int], axes: Sequenc
 def tile(node: Node) -> Expr:
     """Repeats must be known; 0 gives an empty tensor."""
     reps = node.ints(1, "the repeats")
+    if 0 in reps and len(reps) != node.rank():
+        raise FusewireError(f"got {len(reps)} repeats for {node.rank()} dimensions")
     if 0 in reps:
         return ops.zeros([n * r for n, r in zip(node.shape(), reps, strict=True)], node.dtype())
     return ops.tile(node[0], reps) if reps else node[0]
@@ -190,6 +207,8 @@ def constant_of_shape(node: Node) -> Expr:
     value = np.asarray(node.attr("value", np.zeros(1, np.float32)))
     if any(s < 0 for s in sizes):
         raise FusewireError(f"negative sizes in the shape {sizes}")
+    if value.size != 1:
+        raise FusewireError(f"the value must be one number, got the shape {value.shape}")
     return ops.full(Constant(value.reshape(-1)[0]), sizes, value.dtype.name)
 
 
@@ -197,17 +216,17 @@ def constant_of_shape(node: Node) -> Expr:
 def eye_like(node: Node) -> Expr:
     """Ones on a diagonal."""
     dtype = dtype_of(node.attr("dtype")) if "dtype" in node.attributes else node.dtype()
-    rows, columns = node.shape()
-    if rows * columns > LARGEST // 8:
-        raise FusewireError(f"a matrix of {rows} by {columns} elements is too large")
-    return constant(np.eye(rows, columns, node.attr("k", 0)), dtype)
+    rows, columns = node.shape(0, 2)
+    limited(rows * columns, "the matrix")
+    diagonal = min(max(node.attr("k", 0), -rows), columns)
+    return constant(np.eye(rows, columns, diagonal), dtype)
 
 
 @translate("Range")
 def range_(node: Node) -> Expr:
     """Its limits must be known: they decide the shape."""
     start, limit, step = (node.scalar(k) for k in range(3))
-    if step == 0 or not abs((limit - start) / step) < LARGEST // 8:
+    if step == 0 or not math.isfinite(start) or not abs((limit - start) / step) < LARGEST // 8:
         raise FusewireError(f"a range from {start} to {limit} in steps of {step} has no end, or too many elements")
     return constant(np.arange(start, limit, step), node.dtype())
 
@@ -241,6 +260,9 @@ def padded(data: Expr, dims: Sequence[int], pads: Sequence[tuple[int, int]], mod
         return nn.pad(data, widths, value)
     for axis, (width, size) in enumerate(zip(widths, sizes, strict=True)):
         if any(width):
+            limited(size + sum(width), "a padded axis")
+            if size < 1:
+                raise FusewireError(f"there is nothing to pad axis {axis} with in mode {mode!r}")
             # Positions padded like data: any number of wraps and reflections is a plain selection.
             places = np.pad(np.arange(size), width, mode=mode)  # type: ignore[call-overload]
             data = ops.take(data, constant(places.astype(np.int64)), axis, mode="fast")
@@ -250,7 +272,7 @@ def padded(data: Expr, dims: Sequence[int], pads: Sequence[tuple[int, int]], mod
 @translate("Pad")
 def pad_attributes(node: Node) -> Expr:
     """Before opset 11: attributes."""
-    pads = node.attr("pads") or node.attr("paddings")
+    pads = node.attr("pads") or node.attr("paddings") or [0] * (2 * node.rank())
     value = constant(node.attr("value", 0.0), node.dtype())
     return _pad(node, pads, range(node.rank()), value)
 
@@ -269,26 +291,25 @@ def _pad(node: Node, pads: Sequence[int], axes: Sequence[int], value: Expr) -> E
         raise FusewireError(f"got {len(pads)} pads for {count} axes")
     widths = [(0, 0)] * rank
     for k, axis in enumerate(axes):
-        widths[axis] = (pads[k], pads[count + k])
-    mode = node.attr("mode", "constant")
-    if mode not in ("constant", "reflect", "edge", "wrap"):
-        raise FusewireError(f"unknown padding mode {mode!r}")
+        widths[node.place(axis, rank)] = (pads[k], pads[count + k])
+    mode = node.one_of("mode", "constant", ("constant", "reflect", "edge", "wrap"))
     return padded(node[0], node.shape(), widths, mode, value)
 
 
 @translate("DepthToSpace")
 def depth_to_space(node: Node) -> Expr:
     """Channels as blocks of pixels."""
-    return nn.depth_to_space(node[0], node.attr("blocksize"), mode=node.attr("mode", "DCR"))
+    mode = node.one_of("mode", "DCR", ("DCR", "CRD"))
+    return nn.depth_to_space(node[0], node.count("blocksize"), mode=mode)
 
 
 @translate("SpaceToDepth")
 def space_to_depth(node: Node) -> Expr:
     """Blocks of pixels as channels."""
-    if node.attr("mode", "DCR") == "DCR":
-        return nn.space_to_depth(node[0], node.attr("blocksize"))
-    batch, channels, height, width = node.shape()
-    b = node.attr("blocksize")
+    b = node.count("blocksize")
+    if node.one_of("mode", "DCR", ("DCR", "CRD")) == "DCR":
+        return nn.space_to_depth(node[0], b)
+    batch, channels, height, width = node.shape(0, 4)
     blocks = ops.reshape(node[0], (batch, channels, height // b, b, width // b, b))
     moved = ops.transpose(blocks, [0, 1, 3, 5, 2, 4])
     return ops.reshape(moved, (batch, channels * b * b, height // b, width // b))
@@ -297,7 +318,10 @@ def space_to_depth(node: Node) -> Expr:
 @translate("Trilu")
 def trilu(node: Node) -> Expr:
     """The upper or lower triangle; the diagonal may depend on inputs."""
+    if node.rank() < 2:
+        raise FusewireError(f"the input must have 2 dimensions at least, got {node.rank()}")
     rows, columns = node.shape()[-2:]
+    limited(rows * columns, "a table of diagonals")
     offset = constant(np.arange(columns)[None, :] - np.arange(rows)[:, None], "int64")
     diagonal = ops.reshape(node[1], ()) if node.has(1) else constant(0, "int64")
     compare = ops.greater_equal if node.attr("upper", 1) else ops.less_equal

@@ -1,6 +1,6 @@
 """One look over a whole model before it is read: every operator must have somebody to read it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import onnx
 
@@ -20,7 +20,7 @@ def check_supported(graph: onnx.GraphProto, versions: Versions, local: Local) ->
         FusewireError: it lists each operator with its opset and the nodes that use it.
     """
     missing: dict[str, list[str]] = {}
-    for node, opset in _nodes(graph.node, versions, local, frozenset()):
+    for node, opset in _nodes(graph.node, versions, local):
         domain = plain_domain(node.domain)
         if registry.find(domain, node.op_type, opset) or functions.has_body(domain, node.op_type, opset):
             continue
@@ -36,20 +36,35 @@ def _shown(names: Sequence[str]) -> str:
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
-def _nodes(
-    nodes: Sequence[onnx.NodeProto], versions: Versions, local: Local, inside: frozenset[tuple[str, str]]
-) -> Iterator[tuple[onnx.NodeProto, int]]:
-    """All nodes with their opsets, those of subgraphs and of the model's own functions among them."""
-    for node in nodes:
-        key = (plain_domain(node.domain), node.op_type)
-        if key in local:
-            if key in inside:
+DEPTH = 64
+"""How deep function bodies and subgraphs may be nested."""
+
+Key = tuple[str, str]
+
+
+def _nodes(nodes: Iterable[onnx.NodeProto], versions: Versions, local: Local) -> Iterator[tuple[onnx.NodeProto, int]]:
+    """All nodes with their opsets, those of subgraphs and of the model's own functions among them.
+
+    A function is looked into once for each set of versions: functions that call others twice would be endless work.
+    """
+    waiting: list[tuple[Iterable[onnx.NodeProto], Versions, tuple[Key, ...], int]] = [(nodes, versions, (), 0)]
+    seen: set[tuple[Key, frozenset[tuple[str, int]]]] = set()
+    while waiting:
+        graph, versions, inside, depth = waiting.pop()
+        if depth > DEPTH:
+            raise FusewireError(f"functions and subgraphs are nested more than {DEPTH} deep")
+        for node in graph:
+            key = (plain_domain(node.domain), node.op_type)
+            if key not in local:
+                yield node, versions.get(key[0], 1)
+            elif key in inside:
                 raise FusewireError(f"the function {key[1]} of the model calls itself")
-            body = local[key]
-            own = {**versions, **{plain_domain(e.domain): e.version for e in body.opset_import}}
-            yield from _nodes(body.node, own, local, inside | {key})
-        else:
-            yield node, versions.get(key[0], 1)
-        for entry in node.attribute:
-            for graph in [entry.g] if entry.HasField("g") else entry.graphs:
-                yield from _nodes(graph.node, versions, local, inside)
+            else:
+                own = {**versions, **{plain_domain(e.domain): e.version for e in local[key].opset_import}}
+                mark = (key, frozenset(own.items()))
+                if mark not in seen:
+                    seen.add(mark)
+                    waiting.append((local[key].node, own, (*inside, key), depth + 1))
+            for entry in node.attribute:
+                for inner in [entry.g] if entry.HasField("g") else entry.graphs:
+                    waiting.append((inner.node, versions, inside, depth + 1))

@@ -13,6 +13,7 @@ from ...ops import nn
 from .linear import shape_of
 from .node import Node, constant
 from .registry import translate
+from .values import limited
 
 CONV = {1: nn.conv1d, 2: nn.conv2d, 3: nn.conv3d}
 CONV_TRANSPOSE = {1: nn.conv1d_transpose, 2: nn.conv2d_transpose, 3: nn.conv3d_transpose}
@@ -29,22 +30,30 @@ def spatial_rank(node: Node) -> int:
 
 
 def numbers(node: Node, name: str, rank: int, default: int = 1) -> list[int]:
-    """An attribute with one number for each spatial axis."""
+    """An attribute with one number, `default` or more, for each spatial axis."""
     found = list(node.attr(name) or [default] * rank)
-    if len(found) != rank:
-        raise FusewireError(f"{name} has {len(found)} entries, expected {rank}")
+    if len(found) != rank or any(n < default for n in found):
+        raise FusewireError(f"{name} is {found}, expected {rank} numbers from {default} on")
     return found
+
+
+def given_pads(node: Node, rank: int) -> list[int]:
+    """The attribute `pads`: all starts before all ends, by default 0."""
+    found = list(node.attr("pads") or [0] * (2 * rank))
+    if len(found) != 2 * rank:
+        raise FusewireError(f"pads has {len(found)} entries, expected {2 * rank}")
+    return found
+
+
+AUTO = ("NOTSET", "", "VALID", "SAME_UPPER", "SAME_LOWER")
 
 
 def pads_of(node: Node, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]) -> list[int]:
     """Padding, all starts before all ends; `auto_pad` worked out."""
     rank = len(kernel)
-    auto = node.attr("auto_pad", "NOTSET")
+    auto = node.one_of("auto_pad", "NOTSET", AUTO)
     if auto in ("NOTSET", ""):
-        found = list(node.attr("pads") or [0] * (2 * rank))
-        if len(found) != 2 * rank:
-            raise FusewireError(f"pads has {len(found)} entries, expected {2 * rank}")
-        return found
+        return given_pads(node, rank)
     if auto == "VALID":
         return [0] * (2 * rank)
     starts, ends = [], []
@@ -60,6 +69,8 @@ def convolution(node: Node, data: Expr, weight: Expr, out_dtype: str = "") -> Ex
     """A convolution with the attributes of `node`, without bias."""
     rank = spatial_rank(node)
     shape = tensor_type(weight).static_shape
+    if len(shape) != rank + 2:
+        raise FusewireError(f"the weight must have {rank + 2} dimensions, got the shape {shape}")
     kernel = list(shape[2:])
     strides, dilations = numbers(node, "strides", rank), numbers(node, "dilations", rank)
     pads = pads_of(node, kernel, strides, dilations)
@@ -79,7 +90,7 @@ def conv(node: Node) -> Expr:
 def conv_transpose(node: Node) -> Expr:
     """The padding may follow from the wanted output shape."""
     rank = spatial_rank(node)
-    kernel = node.shape(1)[2:]
+    kernel = node.shape(1, rank + 2)[2:]
     strides, dilations = numbers(node, "strides", rank), numbers(node, "dilations", rank)
     extra = numbers(node, "output_padding", rank, 0)
     pads, groups = _transposed_pads(node, kernel, strides, dilations, extra), node.attr("group", 1)
@@ -115,9 +126,11 @@ def _transposed_pads(
     node: Node, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int], extra: Sequence[int]
 ) -> list[int]:
     rank = len(kernel)
-    auto, wanted = node.attr("auto_pad", "NOTSET"), node.attr("output_shape")
+    auto, wanted = node.one_of("auto_pad", "NOTSET", AUTO), node.attr("output_shape")
     if not wanted and auto in ("NOTSET", "", "VALID"):
-        return list(node.attr("pads") or [0] * (2 * rank))
+        return given_pads(node, rank)
+    if wanted and len(wanted) not in (rank, rank + 2):
+        raise FusewireError(f"output_shape has {len(wanted)} entries, expected {rank}")
     sizes = node.shape()[2:]
     wanted = list(wanted)[-rank:] if wanted else [n * s for n, s in zip(sizes, strides, strict=True)]
     starts, ends = [], []
@@ -145,8 +158,10 @@ def counts(node: Node) -> list[int]:
         if not node.attr("ceil_mode", 0):
             found.append(room // strides[k] + 1)
             continue
-        count = math.ceil(room / strides[k]) + 1
+        count = -(-room // strides[k]) + 1
         found.append(count - 1 if (count - 1) * strides[k] >= size + pads[k] else count)
+    if any(count < 0 for count in found):
+        raise FusewireError(f"windows of {kernel} (dilations {dilations}) do not fit {node.shape()} with pads {pads}")
     return found
 
 
@@ -175,6 +190,7 @@ def _window_places(node: Node) -> "np.ndarray[tuple[int, int], np.dtype[np.int64
     """For every window (rows) the row-major places of its elements in the plane, -1 in the padding."""
     rank, kernel, strides, dilations, pads = _pool_window(node)
     sizes, windows = node.shape()[2:], counts(node)
+    limited(math.prod([*windows, *kernel]), "a table of places")
     flat = np.zeros([*windows, *kernel], np.int64)
     inside = np.ones(flat.shape, bool)
     for k in range(rank):
@@ -225,6 +241,7 @@ def _average_with_pads(node: Node) -> Expr:
     """What hangs over the padding at the end does not count, as opposed to the padding itself."""
     rank, kernel, strides, dilations, pads = _pool_window(node)
     sums = _cut(node, _window_sums(node[0], rank, kernel, strides, dilations, pads, node))
+    limited(math.prod(counts(node)), "a table of the sizes of windows")
     size = np.ones(counts(node))
     for k in range(rank):
         at = np.arange(counts(node)[k])[:, None] * strides[k] + np.arange(kernel[k]) * dilations[k]
@@ -251,7 +268,7 @@ def _window_sums(
 def lp_pool(node: Node) -> Expr:
     """(sum of |x|^p)^(1/p) over windows."""
     rank, kernel, strides, dilations, pads = _pool_window(node)
-    powers = _power(ops.abs(node[0]), node.attr("p", 2), node.dtype())
+    powers = _power(ops.abs(node[0]), node.count("p", 2), node.dtype())
     sums = _cut(node, _window_sums(powers, rank, kernel, strides, dilations, pads, node))
     return _power(sums, 1 / node.attr("p", 2), node.dtype())
 
@@ -279,7 +296,7 @@ _global("GlobalMaxPool", nn.global_max_pool2d, ops.max)
 @translate("GlobalLpPool")
 def global_lp_pool(node: Node) -> Expr:
     """(sum of |x|^p)^(1/p) over all spatial axes."""
-    powers = _power(ops.abs(node[0]), node.attr("p", 2), node.dtype())
+    powers = _power(ops.abs(node[0]), node.count("p", 2), node.dtype())
     return _power(ops.sum(powers, list(range(2, node.rank())), True), 1 / node.attr("p", 2), node.dtype())
 
 
@@ -288,12 +305,16 @@ def col2im(node: Node) -> Expr:
     """Columns of blocks added up into an image."""
     sizes, block = node.ints(1), node.ints(2)
     rank = len(sizes)
-    strides, dilations = numbers(node, "strides", rank), numbers(node, "dilations", rank)
-    pads = node.attr("pads") or [0] * (2 * rank)
-    batch, rows, _ = node.shape()
+    if len(block) != rank or min((*sizes, *block), default=0) < 1:
+        raise FusewireError(f"cannot make an image of {sizes} pixels from blocks of {block}")
+    strides, dilations, pads = numbers(node, "strides", rank), numbers(node, "dilations", rank), given_pads(node, rank)
+    batch, rows, columns = node.shape(0, 3)
     channels = rows // math.prod(block)
     full = [n + pads[k] + pads[rank + k] for k, n in enumerate(sizes)]
     windows = [(f - (b - 1) * d - 1) // s + 1 for f, b, d, s in zip(full, block, dilations, strides, strict=True)]
+    if min(pads) < 0 or min(windows) < 1 or columns != math.prod(windows) or rows % math.prod(block):
+        raise FusewireError(f"{rows} by {columns} elements are no blocks of {block} in {windows} places (pads {pads})")
+    limited(batch * rows * columns, "a table of places")
     flat = np.zeros([*block, *windows], np.int64)
     for k in range(rank):
         at = np.arange(block[k])[:, None] * dilations[k] + np.arange(windows[k]) * strides[k]
@@ -307,4 +328,4 @@ def col2im(node: Node) -> Expr:
     )  # fmt: skip
     image = ops.reshape(image, (batch, channels, *full))
     begin, end = pads[:rank], [pads[k] + sizes[k] for k in range(rank)]
-    return ops.strided_slice(image, list(begin), end, axes=list(range(2, 2 + rank)))
+    return ops.strided_slice(image, begin, end, axes=list(range(2, 2 + rank)))

@@ -250,3 +250,27 @@ except fw.FusewireError as error:
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert "pip install 'fusewire[onnx]'" in done.stdout, done.stderr
+
+
+def test_all_unknown_operators_in_one_error() -> None:
+    """Those that the onnx package itself does not know among them."""
+    text = """<ir_version: 9, opset_import: ["": 17, "com.acme": 1]>
+        g (float[2,3] x) => (float[2,3] y) { a = Foo(x) c = com.acme.Bar(a) y = Zup(c) }"""
+    with pytest.raises(fw.FusewireError) as caught:
+        fw.frontend.from_onnx(onnx.parser.parse_model(text))
+    for part in ("3 operators", "Foo (opset 17) in a", "Zup (opset 17) in y", "com.acme.Bar (opset 1) in c"):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"shape": {"zz": (2, 3)}}, "no input 'zz', which shape= names"),
+        ({"dtype": {"x": "float32", "q": "int8"}}, "no input 'q', which dtype= names"),
+        ({"opset": "z"}, "opset must be a whole number"),
+    ],
+)
+def test_options_that_fit_nothing_are_errors(options: dict[str, Any], reason: str) -> None:
+    text = """<ir_version: 9, opset_import: ["": 17]> g (float[b,3] x) => (float[b,3] y) { y = Relu(x) }"""
+    with pytest.raises(fw.FusewireError, match=reason):
+        fw.frontend.from_onnx(onnx.parser.parse_model(text), **options)
