@@ -3,6 +3,7 @@
 import numpy as np
 
 from ..ir.expr import Call, Expr, call
+from ..ops.dense import batch_matmul, matmul
 from .graph import is_op_call, rewrite_function, tensor_type
 from .infra import Pass, over_functions
 from .simplify_inference import along_axis
@@ -23,7 +24,7 @@ def _canonical(old: Expr, new: Expr) -> Expr | None:
 
 
 def simplify_expr() -> Pass:
-    """The pass SimplifyExpr: transposes, reshapes and casts that undo each other or do nothing are removed."""
+    """The pass SimplifyExpr: transposes, reshapes and casts that undo each other, do nothing, or go into a product."""
     return over_functions("SimplifyExpr", 2, lambda f, mod, context: rewrite_function(f, _simpler))
 
 
@@ -35,7 +36,27 @@ def _simpler(old: Expr, new: Expr) -> Expr | None:
         return _transpose(new)
     if is_op_call(new, *_RESHAPES):
         return _reshape(new)
+    if is_op_call(new, "nn.dense", "nn.matmul", "nn.batch_matmul"):
+        return _product(new)
     return None
+
+
+def _product(outer: Call) -> Expr | None:
+    """A matrix product that reads its right-hand side transposed in place of one that is given the transpose."""
+    left, right = outer.args
+    if not is_op_call(right, "transpose"):
+        return None
+    *batch, last, lines = _order(right)
+    if (last, lines) != (len(batch) + 1, len(batch)) or batch != list(range(len(batch))):
+        return None
+    (matrix,) = right.args
+    out_dtype = outer.attrs.out_dtype
+    if is_op_call(outer, "nn.dense"):
+        return matmul(left, matrix, None, out_dtype)
+    flags = {"transpose_a": outer.attrs.transpose_a, "transpose_b": not outer.attrs.transpose_b}
+    if is_op_call(outer, "nn.matmul"):
+        return matmul(left, matrix, None, out_dtype, **flags)
+    return batch_matmul(left, matrix, out_dtype, **flags)
 
 
 def _order(transpose: Call) -> tuple[int, ...]:

@@ -1,9 +1,12 @@
 """FoldConstant: what depends on constants only is computed when the graph is built.
 
 Operators are evaluated by their NumPy reference, floating types in float64, and each result is rounded to its dtype
-once.
+once. Those that only move elements work on the elements as they are: weights are large, and such a result may be a
+view of them.
 """
 
+import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,8 +18,14 @@ from ..ops.spec import Array, OpSpec
 from .graph import rewrite_function, tensor_type
 from .infra import Pass, over_functions
 
+MOVES = frozenset((
+    "broadcast_to", "concatenate", "copy", "expand_dims", "layout_transform", "nn.batch_flatten", "repeat", "reshape",
+    "reverse", "slice_like", "split", "squeeze", "stack", "strided_slice", "tile", "transpose",
+))  # fmt: skip
+"""Operators whose results consist of elements of their inputs (or zeros)."""
+
 LARGEST = 64 << 20
-"""Bytes that a folded result may have."""
+"""Bytes that a folded result may have, unless it is a rearrangement of weights that are as large themselves."""
 
 GROWTH = 4
 """How many times larger than its inputs a folded result may be..."""
@@ -54,24 +63,27 @@ def _reasonable(call: Call) -> bool:
         return False
     size = nbytes(results)
     inputs = nbytes([arg.checked_type for arg in call.args])
-    return size <= LARGEST and (size <= SMALL or size <= GROWTH * inputs)
+    if size > LARGEST:
+        return str(call.op) in MOVES and size <= inputs
+    return size <= SMALL or size <= GROWTH * inputs
 
 
 def evaluate(spec: OpSpec, call: Call) -> Expr:
     """The result of an operator on constants (and tuples of them): a constant, or a tuple of constants."""
+    plain = spec.name in MOVES
     with np.errstate(all="ignore"):
-        result = spec.reference(call.attrs, *map(_value, call.args))
+        result = spec.reference(call.attrs, *(_value(arg, plain) for arg in call.args))
     if isinstance(call.checked_type, TensorType):
         return _constant(result, call.checked_type)
     types = tensors_of(call.checked_type)
     return Tuple([_constant(array, type_) for array, type_ in zip(result, types, strict=True)])
 
 
-def _value(arg: Expr) -> Any:
+def _value(arg: Expr, plain: bool) -> Any:
     if isinstance(arg, Tuple):
-        return [_value(field) for field in arg.fields]
+        return [_value(field, plain) for field in arg.fields]
     assert isinstance(arg, Constant)
-    return widened(arg)
+    return arg.data if plain else widened(arg)
 
 
 def widened(constant: Constant) -> Array:
@@ -81,7 +93,12 @@ def widened(constant: Constant) -> Array:
 
 def _constant(value: object, type_: TensorType) -> Constant:
     with np.errstate(over="ignore"):
-        return Constant(np.asarray(value).astype(numpy_dtype(type_.dtype)).reshape(type_.static_shape))
+        array = np.asarray(value).astype(numpy_dtype(type_.dtype), copy=False).reshape(type_.static_shape)
+    base = array.base
+    if isinstance(base, np.ndarray) and base.nbytes > array.nbytes:
+        array = array.copy()  # a part, which would keep the whole in memory
+    array.setflags(write=False)  # nobody else has it, or it is a view of a constant: Constant need not copy it
+    return Constant(array)
 
 
 def _shape(spec: OpSpec, call: Call) -> Expr | None:
@@ -89,5 +106,6 @@ def _shape(spec: OpSpec, call: Call) -> Expr | None:
     type_ = tensor_type(call.args[0])
     if not type_.is_static:
         return None
-    stand_in = np.broadcast_to(np.zeros((), np.int8), type_.static_shape)
+    shape = type_.static_shape
+    stand_in = SimpleNamespace(shape=shape, size=math.prod(shape))  # no array has so many elements as a type may have
     return _constant(spec.reference(call.attrs, stand_in), tensor_type(call))

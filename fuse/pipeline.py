@@ -6,6 +6,7 @@ from .infra import Sequential
 from .library import Library
 from .partition import Decision, partition_pass
 from .transform import (
+    AlterLayout,
     CanonicalizeOps,
     DeadCodeElimination,
     EliminateCommonSubexpr,
@@ -18,13 +19,18 @@ from .transform import (
 
 
 def pipeline(
-    libraries: Sequence[Library] = (), decisions: MutableSequence[Decision] | None = None, *, fuse: bool = True
+    libraries: Sequence[Library] = (),
+    decisions: MutableSequence[Decision] | None = None,
+    *,
+    vector_bytes: int = 0,
+    fuse: bool = True,
 ) -> Sequential:
     """The passes of `build`, in order; the number is the level from which each runs (the default level is 2).
 
     Args:
         libraries: what may take regions of the graph, in order of preference.
         decisions: where to record what the libraries took and refused.
+        vector_bytes: bytes of a vector register, for blocked layouts; 0: none.
         fuse: whether to end with FuseOps; without it the result is the graph "before fusion".
 
     """
@@ -37,5 +43,6 @@ def pipeline(
         EliminateCommonSubexpr(),  #                   3: what is computed twice is computed once
         DeadCodeElimination(),  #                      1: what nothing uses goes
         partition_pass(libraries, decisions),  #       0: regions for libraries
+        AlterLayout(vector_bytes),  #                  2: channels in blocks of a vector, where that pays
     ]
     return Sequential([*passes, FuseOps()] if fuse else passes, name="pipeline")  # FuseOps is level 0

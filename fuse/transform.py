@@ -1,10 +1,20 @@
 """The passes by their public names: `fw.transform`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from ..ir.expr import Expr
 from ..ir.module import IRModule
-from . import canonicalize, cse, dead_code, fold_constant, fold_scale_axis, fuse_ops, simplify_inference
+from . import (
+    alter_layout,
+    canonicalize,
+    convert_layout,
+    cse,
+    dead_code,
+    fold_constant,
+    fold_scale_axis,
+    fuse_ops,
+    simplify_inference,
+)
 from .infra import (
     ConfigOption,
     Pass,
@@ -24,7 +34,8 @@ from .instrument import (
 )
 
 __all__ = [
-    "BackwardFoldScaleAxis", "CanonicalizeOps", "ConfigOption", "DeadCodeElimination", "DefuseOps",
+    "AlterLayout", "BackwardFoldScaleAxis", "CanonicalizeOps", "ConfigOption", "ConvertLayout", "DeadCodeElimination",
+    "DefuseOps",
     "EliminateCommonSubexpr", "FoldConstant", "FoldScaleAxis", "ForwardFoldScaleAxis", "FuseOps", "InferType", "Pass",
     "PassContext", "PassInfo", "PassInstrument", "PassTimingInstrument", "PrintAfterAll", "PrintBeforeAll", "PrintIR",
     "Sequential", "SimplifyExpr", "SimplifyInference", "ToGraphNormalForm", "function_pass",
@@ -55,6 +66,11 @@ def SimplifyInference() -> Pass:
 def FoldConstant() -> Pass:
     """Compute what depends on constants only (level 2)."""
     return fold_constant.fold_constant()
+
+
+def AlterLayout(vector_bytes: int) -> Pass:
+    """Put the channels of feature maps into blocks of a vector of so many bytes, where that pays (level 2)."""
+    return alter_layout.alter_layout(vector_bytes)
 
 
 def FoldScaleAxis() -> Pass:
@@ -102,6 +118,17 @@ def SimplifyExpr() -> Pass:
     return canonicalize.simplify_expr()
 
 
+def ConvertLayout(desired_layouts: Mapping[str, Sequence[str]]) -> Pass:
+    """Change the layout of convolutions, e.g. `{"nn.conv2d": ["NHWC", "default"]}`, and of what follows (level 3).
+
+    Args:
+        desired_layouts: by operator (nn.conv1d, nn.conv2d, nn.conv3d) the layouts of data and kernel; "default" is the
+            kernel layout that goes with the data's.
+
+    """
+    return convert_layout.convert_layout(desired_layouts)
+
+
 def FuseOps(fuse_opt_level: int = -1) -> Pass:
     """Group operators into fused functions (level 0; `fuse_opt_level` 0 makes a function of each operator)."""
     return fuse_ops.fuse_ops(fuse_opt_level)
@@ -118,3 +145,4 @@ for _make in (
     EliminateCommonSubexpr, DeadCodeElimination, ToGraphNormalForm, CanonicalizeOps, SimplifyExpr, FuseOps, DefuseOps,
 ):  # fmt: skip
     _make()
+ConvertLayout({})

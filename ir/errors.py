@@ -3,6 +3,15 @@
 A message says what was wrong, what was got, what was expected, and where (the printed expression or the file position).
 """
 
+LONGEST = 4000
+"""Characters of a message from which on its middle is left out."""
+
+
+def shortened(text: str) -> str:
+    """A message that may hold a whole program or a list of a million numbers, without its middle if it is long."""
+    half = LONGEST // 2
+    return text if len(text) <= LONGEST else f"{text[:half]} [... {len(text) - LONGEST} characters ...] {text[-half:]}"
+
 
 class FusewireError(Exception):
     """Root of all errors that fusewire raises on purpose."""
@@ -26,6 +35,10 @@ class TargetError(FusewireError):
 
 class CompileError(FusewireError):
     """The system compiler is missing or refused a generated source."""
+
+
+class ArtifactError(FusewireError):
+    """A module cannot be saved, or a file is no saved module: damaged, edited, or of another version."""
 
 
 class RuntimeInputError(FusewireError):

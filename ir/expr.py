@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from attrs import field, frozen
 
-from .errors import FusewireError, TypeInferenceError
+from .errors import FusewireError, TypeInferenceError, shortened
 from .op import Attrs, Op, get_op
 from .types import FuncType, TensorType, TupleType, Type, check_dtype, numpy_dtype
 
@@ -246,9 +246,10 @@ class Call(Expr):
                 return None
             try:
                 return self.op.infer(known, self.attrs)
-            except (TypeInferenceError, TypeError, ValueError) as error:
+            except (TypeInferenceError, TypeError, ValueError, OverflowError) as error:
                 shown = ", ".join(map(str, known))
-                raise TypeInferenceError(f"{self.op.name}({shown}): {error}\nattributes: {dict(self.attrs)}") from None
+                message = f"{self.op.name}({shown}): {error}\nattributes: {dict(self.attrs)}"
+                raise TypeInferenceError(shortened(message)) from None
         callee = self.op.known_type
         if callee is None or len(known) < len(types):
             return None

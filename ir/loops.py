@@ -8,6 +8,7 @@ Indices stay multi-dimensional until then. Loop kinds say how a loop may run:
     unrolled     copied out by the unroller (extent known and small)
     vectorised   iterations become lanes where every access allows it, else it stays serial
     parallel     iterations are split among the threads of the team; they are independent
+    lockstep     all threads of the team run all iterations; parallel loops and barriers may stand inside
     workgroup, workitem   the two levels of a GPU launch
 """
 
@@ -21,7 +22,7 @@ from .errors import VerifyError
 from .index import Dim, Index, IndexVar, as_index
 from .scalar import Buffer, Load, Operand, Value, cast
 
-KINDS = ("serial", "rolled", "unrolled", "vectorised", "parallel", "workgroup", "workitem")
+KINDS = ("serial", "rolled", "unrolled", "vectorised", "parallel", "lockstep", "workgroup", "workitem")
 
 
 @frozen(eq=False)

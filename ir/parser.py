@@ -12,11 +12,12 @@ brought into it. No types are inferred backwards; `InferType` does that.
 import base64
 import binascii
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from .errors import FusewireError, ParseError
 from .expr import Call, Constant, Expr, Function, GlobalVar, If, Let, Tuple, TupleGetItem, Var
@@ -36,14 +37,18 @@ _INFIX = {
 """Infix operators: how strongly they bind, and what they call."""
 
 
-def parse(text: str) -> IRModule:
+def parse(text: str, constants: Sequence[npt.NDArray[Any]] | None = None) -> IRModule:
     """The module that `text` (one or more `def @name(...) { ... }`) stands for.
+
+    Args:
+        text: the program.
+        constants: what `meta[relay.Constant][0]`, `[1]`, ... stand for, where the text has no metadata.
 
     Raises:
         ParseError: the text is no valid program; the message shows line and column.
 
     """
-    return _guarded(text, _Parser.module)
+    return _guarded(text, _Parser.module, constants)
 
 
 def parse_expr(text: str) -> Expr:
@@ -56,9 +61,9 @@ def parse_expr(text: str) -> Expr:
     return _guarded(text, _Parser.whole_expression)
 
 
-def _guarded(text: str, read: "Callable[[_Parser], T]") -> T:
+def _guarded(text: str, read: "Callable[[_Parser], T]", constants: Sequence[npt.NDArray[Any]] | None = None) -> T:
     try:
-        return read(_Parser(text))
+        return read(_Parser(text, constants))
     except RecursionError:
         raise ParseError("the text is nested too deeply for the stack that is left") from None
 
@@ -66,8 +71,9 @@ def _guarded(text: str, read: "Callable[[_Parser], T]") -> T:
 class _Parser(TypeParser):
     """Expressions, functions and modules."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, arrays: Sequence[npt.NDArray[Any]] | None = None) -> None:
         super().__init__(text)
+        self.arrays = arrays
         self.scopes: list[dict[str, Expr]] = []
         self.functions: dict[str, Function] | None = None
         self.constants: dict[int, Constant] = {}
@@ -359,13 +365,17 @@ class _Parser(TypeParser):
         self.expect("]")
         if kind.text != "relay.Constant":
             self.fail(f"expected relay.Constant, got {kind.text!r}", kind)
-        if self.metadata is None:
+        if self.metadata is None and self.arrays is None:
             self.fail("the value of this constant is missing: the text was printed without metadata", word)
         if index not in self.constants:
             self.constants[index] = self._decoded(index, word)
         return self.constants[index]
 
     def _decoded(self, index: int, word: Token) -> Constant:
+        if self.arrays is not None:
+            if index >= len(self.arrays):
+                self.fail(f"there are {len(self.arrays)} constants, numbered from 0", word)
+            return Constant(self.arrays[index])
         try:
             assert self.metadata is not None
             entry = self.metadata["relay.Constant"][index]

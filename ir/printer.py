@@ -44,13 +44,27 @@ def to_text(program: Expr | IRModule, show_meta_data: bool = True, show_version:
 
     """
     shared = _Shared()
+    return _program(shared, program, show_version) + shared.metadata(show_meta_data)
+
+
+def to_text_and_constants(program: Expr | IRModule) -> tuple[str, list[Constant]]:
+    """`program` in Relay's text format without metadata, and what its `meta[relay.Constant][k]` stand for, in order.
+
+    `parse(text, arrays)` puts the two together again.
+    """
+    shared = _Shared()
+    text = _program(shared, program, show_version=True)
+    return text, shared.constants
+
+
+def _program(shared: "_Shared", program: Expr | IRModule, show_version: bool) -> str:
     if isinstance(program, IRModule):
         parts = [_Body(shared, f).definition(name) for name, f in program.functions.items()]
         text = "\n".join(_joined(part) + "\n" for part in parts)
     else:
         text = _joined(_Body(shared, program).expression())
     header = f'#[version = "{VERSION}"]\n' if show_version or isinstance(program, IRModule) else ""
-    return header + text + shared.metadata(show_meta_data)
+    return header + text
 
 
 class _Names:
@@ -105,6 +119,11 @@ class _Shared:
         """A constant in the text."""
         index, _ = self._constants.setdefault(id(node), (len(self._constants), node))
         return f"meta[relay.Constant][{index}]"
+
+    @property
+    def constants(self) -> list[Constant]:
+        """The constants that the text refers to by number."""
+        return [node for _, node in self._constants.values()]
 
     def metadata(self, shown: bool) -> str:
         """The end of the text: the values of the constants, or that they are left out."""

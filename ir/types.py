@@ -15,6 +15,9 @@ FLOATS = ("float16", "bfloat16", "float32", "float64")
 DTYPES = ("bool", *INTEGERS, *FLOATS)
 """Every element type a tensor may have."""
 
+MOST_DIMENSIONS = 32
+"""What every version of NumPy can hold."""
+
 
 def check_dtype(dtype: Any) -> str:
     """The canonical name of an element type given as a name, a NumPy dtype or a Python type.
@@ -42,6 +45,8 @@ def _check_shape(shape: Any) -> tuple[Dim, ...]:
         dims = tuple(as_dim(d) if isinstance(d, Index) else int(d.__index__()) for d in shape)
     except (TypeError, AttributeError):
         raise TypeInferenceError(f"a shape is a sequence of integers or symbolic dimensions, got {shape!r}") from None
+    if len(dims) > MOST_DIMENSIONS:
+        raise TypeInferenceError(f"a tensor has at most {MOST_DIMENSIONS} dimensions, got {len(dims)}")
     for dim in dims:
         if isinstance(dim, int) and not 0 <= dim < INF:
             raise TypeInferenceError(f"dimensions lie in 0..2**62-1, got {dim} in shape {dims}")

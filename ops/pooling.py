@@ -114,7 +114,9 @@ class Adaptive:
     @property
     def extent(self) -> int:
         """The length of the longest part."""
-        return max(-(-(o + 1) * self.size // self.parts) - o * self.size // self.parts for o in range(self.parts))
+        # Part o begins at a rest of o * size modulo parts, which takes all multiples of their common divisor.
+        rest = self.parts - math.gcd(self.size, self.parts)
+        return -(-(rest + self.size) // self.parts)
 
     def _end(self, out: Index) -> Index:
         return floordiv((out + 1) * self.size + self.parts - 1, self.parts)

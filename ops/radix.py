@@ -9,7 +9,7 @@ steps, and both are stable.
 
 from collections.abc import Callable
 
-from ..ir.errors import VerifyError
+from ..ir.errors import FusewireError
 from ..ir.index import Index, as_index
 from ..ir.loops import Builder
 from ..ir.scalar import Buffer, Value, apply, bitcast, cast, clamped, constant, is_float, select
@@ -73,7 +73,12 @@ def sorted_places(b: Builder, n: int, read: Callable[[Index], Value], ascending:
 
     """
     if n >= 2**31:
-        raise VerifyError(f"a row of {n} elements is too long to be sorted; expected fewer than 2**31")
+        raise FusewireError(f"a row of {n} elements is too long to be sorted; expected fewer than 2**31")
+    if n <= 1:
+        places = b.alloc("places", (n,), "int32", "thread")
+        with b.loop("i", n) as i:
+            b.store(places, (i,), 0)
+        return places
     dtype = read(as_index(0)).dtype
     keys = b.alloc("keys", (n,), key_dtype(dtype), "thread")
     with b.loop("i", n) as i:
@@ -99,7 +104,7 @@ def _by_counting(b: Builder, n: int, keys: Buffer) -> Buffer:
 
 def _by_bytes(b: Builder, n: int, keys: Buffer, passes: int) -> Buffer:
     places = b.alloc("places", (n,), "int32", "thread")
-    spare_keys = b.alloc("keys", (n,), keys.dtype, "thread")
+    spare_keys = b.alloc("keys", (n,), keys.dtype, "thread") if passes > 1 else keys
     spare_places = b.alloc("places", (n,), "int32", "thread")
     starts = b.alloc("starts", (passes, _BINS), "int32", "thread")
     with b.loop("i", n) as i:
@@ -109,7 +114,8 @@ def _by_bytes(b: Builder, n: int, keys: Buffer, passes: int) -> Buffer:
         with b.loop("i", n) as i:
             at = (as_index(p), _byte(b.load(keys, (i,)), p))
             to = (clamped(b.load(starts, at), n),)
-            b.store(spare_keys, to, b.load(keys, (i,)))
+            if p + 1 < passes:
+                b.store(spare_keys, to, b.load(keys, (i,)))
             b.store(spare_places, to, b.load(places, (i,)))
             b.store(starts, at, b.load(starts, at) + 1)
         keys, spare_keys = spare_keys, keys

@@ -1,6 +1,7 @@
 """Operators that see the same elements under another shape or order of axes, and those that ask for a shape."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from ..ir.expr import Expr, ExprLike, call
 from ..ir.index import Dim, Index, as_dim, as_index, product
 from ..ir.op import Attrs
 from ..ir.scalar import Operand, apply, constant, select
-from ..ir.types import TensorType, Type, check_dtype
+from ..ir.types import INTEGERS, MOST_DIMENSIONS, TensorType, Type, check_dtype
 from .arguments import IntsLike, divisible, shown, static_ints
 from .draw import any_axis, small_shape
 from .layout import Layout
@@ -73,8 +74,8 @@ def transpose(data: ExprLike, axes: Sequence[int] | None = None) -> Expr:
 
 def _infer_expand(a: Attrs, data: Type) -> Type:
     x = tensor(data, "data")
-    if a.num_newaxis < 0:
-        raise TypeInferenceError(f"num_newaxis must not be negative, got {a.num_newaxis}")
+    if not 0 <= a.num_newaxis <= MOST_DIMENSIONS:
+        raise TypeInferenceError(f"num_newaxis is {a.num_newaxis}, expected 0 to {MOST_DIMENSIONS}")
     place = normalize_axis(a.axis, x.ndim + 1)
     return TensorType(x.shape[:place] + (1,) * a.num_newaxis + x.shape[place:], x.dtype)
 
@@ -327,7 +328,15 @@ def broadcast_to_like(data: ExprLike, broadcast_type: ExprLike) -> Expr:
 # shape_of and ndarray_size
 
 
+def _countable(sizes: Iterable[Dim], dtype: str) -> None:
+    """Refuse known sizes that do not fit an integer dtype."""
+    for size in sizes if dtype in INTEGERS else ():
+        if isinstance(size, int) and size > np.iinfo(dtype).max:
+            raise TypeInferenceError(f"the size {size} does not fit {dtype}, which ends at {np.iinfo(dtype).max}")
+
+
 def _infer_shape_of(a: Attrs, data: Type) -> Type:
+    _countable(tensor(data, "data").shape, a.dtype)
     return TensorType((tensor(data, "data").ndim,), check_dtype(a.dtype))
 
 
@@ -363,7 +372,8 @@ def shape_of(data: ExprLike, dtype: str = "int32") -> Expr:
 
 
 def _infer_size(a: Attrs, data: Type) -> Type:
-    tensor(data, "data")
+    x = tensor(data, "data")
+    _countable([math.prod(x.static_shape)] if x.is_static else [], a.dtype)
     return TensorType((), check_dtype(a.dtype))
 
 

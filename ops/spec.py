@@ -215,7 +215,7 @@ def operator(
         def checked(*args: P.args, **attributes: P.kwargs) -> R:
             try:
                 return builder(*args, **attributes)
-            except (TypeError, ValueError, AttributeError) as error:
+            except (TypeError, ValueError, OverflowError, AttributeError) as error:
                 raise TypeInferenceError(f"{name} cannot take these arguments: {error}") from error
 
         register(OpSpec(name, checked, fusion, infer, reference, lowering, cases, dtypes, complete, tolerance))

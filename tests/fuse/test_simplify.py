@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import fusewire as fw
+from fusewire.fuse.graph import walk
 from fusewire.fuse.transform import CanonicalizeOps, InferType, Pass, SimplifyExpr, SimplifyInference
 from fusewire.ir.structural import assert_structural_equal
 from fusewire.testing import evaluate
@@ -133,3 +134,30 @@ class TestSimplifyExpr:
         check(SimplifyExpr(), fw.nn.relu(fw.cast(self.x, "float32")), fw.nn.relu(self.x))
         both = fw.cast(fw.cast(self.x, "int32"), "float32")
         check(SimplifyExpr(), both, both)
+
+
+class TestTransposedOperands:
+    a, b = fw.var("a", shape=(2, 3, 4)), fw.var("b", shape=(2, 4, 5))
+    row, matrix = fw.var("row", shape=(3, 4)), fw.var("matrix", shape=(4, 5))
+
+    def test_dense_of_a_transpose_is_matmul(self) -> None:
+        check(SimplifyExpr(), fw.nn.dense(self.row, fw.transpose(self.matrix)), fw.nn.matmul(self.row, self.matrix))
+
+    def test_matmul(self) -> None:
+        other = fw.var("other", shape=(5, 4))
+        check(SimplifyExpr(), fw.nn.matmul(self.row, fw.transpose(other)), fw.nn.dense(self.row, other))
+
+    def test_batch_matmul(self) -> None:
+        before = fw.nn.batch_matmul(self.a, fw.transpose(self.b, axes=(0, 2, 1)))
+        check(SimplifyExpr(), before, fw.nn.batch_matmul(self.a, self.b, transpose_b=False))
+        before = fw.nn.batch_matmul(self.a, fw.transpose(fw.var("c", shape=(2, 5, 4)), (0, -1, 1)), transpose_b=False)
+        assert not find_calls(run(SimplifyExpr(), before), "transpose")
+
+    def test_other_transposes_stay(self) -> None:
+        turned = fw.transpose(fw.var("c", shape=(5, 2, 4)), axes=(1, 0, 2))
+        before = fw.nn.batch_matmul(self.a, turned)
+        check(SimplifyExpr(), before, before)
+
+
+def find_calls(expr: fw.Expr, name: str) -> list[fw.Expr]:
+    return [e for e in walk(expr) if isinstance(e, fw.Call) and str(e.op) == name]
