@@ -2,6 +2,8 @@
 
 import threading
 from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
@@ -11,17 +13,19 @@ from ..fuse.inline import bind_params, bind_shapes, inline, typed
 from ..fuse.partition import Decision
 from ..fuse.pipeline import pipeline
 from ..fuse.transform import FuseOps, Sequential
+from ..ir.deferred import Deferred, force
 from ..ir.errors import FusewireError, RuntimeInputError, TargetError
 from ..ir.expr import Expr, Function
 from ..ir.module import IRModule
 from ..ir.types import nbytes
+from .artifact.write import save
 from .cpu import CpuCode, generate
 from .cpuinfo import cpu_features, isa_for, usable_cores
 from .device import Device, device
 from .executor import Factory, GraphModule, Runnable
 from .explain import Explanation, Report
+from .export.folder import export_c
 from .libraries import libraries_of, require, warn_unused
-from .looptext import kernel_text
 from .memory import Arena, plan
 from .program import KernelStep, LibraryStep, Program, make_program
 from .target import Target
@@ -61,8 +65,8 @@ class CompiledModule:
     """
 
     target: Target
-    ir_mod: IRModule
-    fused_mod: IRModule
+    _ir_mod: IRModule | Deferred[IRModule]
+    _fused_mod: IRModule | Deferred[IRModule]
     params: dict[str, Array]
     runnable: Runnable
     name: str = "default"
@@ -88,7 +92,7 @@ class CompiledModule:
             raise TargetError(f"expected a device, such as fw.cpu(0), got a {type(dev).__name__}")
         if dev.kind != self.target.kind:
             raise TargetError(f"built for target '{self.target}', which cannot run on {dev}")
-        if missing := cpu_features().missing(isa_for(self.target)):
+        if missing := cpu_features().missing(self.code.isa):
             raise TargetError(f"built for '{self.target}', but this processor lacks {', '.join(missing)}")
         require(self.runnable.report.used(self.program))
         return Factory(self.runnable, dev)
@@ -110,6 +114,45 @@ class CompiledModule:
             module.run()
             results = [module.get_output(k).numpy() for k in range(module.get_num_outputs())]
         return results[0] if len(results) == 1 else results
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the module to a file that `load` reads, with its weights and its compiled code.
+
+        The file appears in one piece or not at all, and the same module always gives the same bytes.
+
+        Raises:
+            ArtifactError: the file cannot be written, or the module holds something that text cannot.
+            CompileError: the C compiler failed.
+        """
+        save(self, path)
+
+    def export_c(self, folder: str | PathLike[str], overwrite: bool = False) -> Path:
+        """Write the module as a C project of its own, to be compiled without fusewire, here or for another machine.
+
+        The folder gets a header, the generated sources, the thread team, the weights, a small main program, a
+        CMakeLists.txt, and a README.md with the commands. The C names begin with the module's name.
+
+        Args:
+            folder: where to; is made if need be. What an earlier export wrote there is replaced.
+            overwrite: put the project into the folder even if it holds something else.
+
+        Returns:
+            The folder.
+
+        Raises:
+            FusewireError: the module has library steps, or the folder is in the way or cannot be written.
+        """
+        return export_c(self.runnable, self.target, self.name, folder, overwrite)
+
+    @property
+    def ir_mod(self) -> IRModule:
+        """The module before fusion."""
+        return force(self._ir_mod)
+
+    @property
+    def fused_mod(self) -> IRModule:
+        """The module after fusion, of which the program was made."""
+        return force(self._fused_mod)
 
     @property
     def program(self) -> Program:
@@ -156,8 +199,8 @@ class CompiledModule:
             return FunctionInfo({self.target: 0}, io, {self.target: 0}, step.function)
         compiled = self.code.of(step)
         workspace = compiled.thread_bytes * self.threads + compiled.team_bytes
-        loops = kernel_text(compiled.kernel).replace("kernel KERNEL(", f"kernel {step.name}(", 1)
-        return FunctionInfo({self.target: workspace}, io, {self.target: 0}, step.function, loops, compiled.source)
+        about = step.function, compiled.loop_ir, compiled.source
+        return FunctionInfo({self.target: workspace}, io, {self.target: 0}, *about)
 
     def get_source(self, name: str | None = None, kind: str = "c") -> str:
         """The generated source: of one function, or of the whole module; `kind` "c" or "loops" (the loop IR).
@@ -214,14 +257,30 @@ def build(
     main = typed(bind_params(main, params or {}))
     libraries = libraries_of(where)
     decisions: list[Decision] = []
-    plain = pipeline(libraries, decisions, fuse=False)(IRModule({"main": main}))
+    plain = pipeline(libraries, decisions, vector_bytes=isa_for(where).vector_bytes, fuse=False)(
+        IRModule({"main": main})
+    )
     fused = Sequential([FuseOps()])(plain)  # Sequential, so that disabled_pass can leave it out
     warn_unused(libraries, decisions)
-    program = make_program(fused["main"], mod_name)
-    threads = where.num_cores or usable_cores()
-    code = generate(program, isa_for(where), threads)
     report = Report(where.kind, libraries, decisions)
-    report.log_library_steps(program)
-    constants = {f"p{k}": array for k, array in enumerate(program.constants.values())}
-    runnable = Runnable(program, code, plan(program), threads, report)
-    return CompiledModule(where, plain, fused, constants, runnable, mod_name)
+    runnable = make_runnable(fused["main"], where, report, mod_name)
+    report.log_library_steps(runnable.program)
+    return CompiledModule(where, plain, fused, params_of(runnable.program), runnable, mod_name)
+
+
+def make_runnable(fused: Function, target: Target, report: Report, mod_name: str) -> Runnable:
+    """The steps, code and memory plan of a fused function."""
+    program = make_program(fused, mod_name)
+    threads = threads_for(target)
+    code = generate(program, isa_for(target), threads)
+    return Runnable(program, code, plan(program), threads, report)
+
+
+def threads_for(target: Target) -> int:
+    """How many threads a module for `target` runs on here."""
+    return target.num_cores or usable_cores()
+
+
+def params_of(program: Program) -> dict[str, Array]:
+    """The constants of a program by name, as `CompiledModule.params` has them."""
+    return {f"p{k}": array for k, array in enumerate(program.constants.values())}

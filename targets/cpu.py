@@ -5,8 +5,10 @@ steps become one function `fw_segment_K`: one call into C, one parallel region, 
 """
 
 import ctypes
+import hashlib
+import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,17 +16,25 @@ import numpy.typing as npt
 from attrs import define, field, frozen
 
 from ..fuse.infra import debug_level
+from ..ir.deferred import Deferred, force
+from ..ir.errors import CompileError
+from ..ir.expr import Function
+from ..ir.hashing import structural_hash
 from ..ir.loops import Kernel
+from ..ir.structural import structural_equal
+from ..ir.types import TensorType
 from .cpuinfo import Isa, usable_cores
 from .csource import Emitter
 from .dialects import C
-from .implement import Candidate, implement
+from .implement import Candidate, choose, finish, log_choice, operator_name
+from .kernelcache import KernelText, cached
 from .looptext import kernel_text
 from .lower import make_problem
 from .prelude import Prelude
 from .program import KernelStep, Program, Step, flatten
-from .team import TEAM_HEADER
-from .toolchain import load_shared
+from .schedules.tiles import Packed
+from .team import RUNTIME, TEAM_HEADER, declared, load_runtime
+from .toolchain import SharedObject, load_object, load_shared, shared_object
 
 _log = logging.getLogger("fusewire")
 
@@ -58,14 +68,32 @@ class Compiled:
     """A kernel step with its code."""
 
     step: KernelStep
-    kernel: Kernel
-    source: str
+    _loop_ir: str | Deferred[str]
+    _source: str | Deferred[str]
     symbol: str
     implementation: str
     candidates: tuple[Candidate, ...]
     inputs: tuple[int, ...]
     thread_bytes: int
     team_bytes: int
+
+    @property
+    def loop_ir(self) -> str:
+        """The kernel as loop IR."""
+        return force(self._loop_ir)
+
+    @property
+    def source(self) -> str:
+        """The kernel as C."""
+        return force(self._source)
+
+
+@frozen(eq=False)
+class Objects:
+    """Compiled code as it goes into a file: the kernels, and the code of the thread team that runs them."""
+
+    kernels: SharedObject
+    runtime: SharedObject
 
 
 @define(eq=False)
@@ -77,15 +105,18 @@ class CpuCode:
         segments: runs of consecutive kernel steps, each one call into C.
         packed: tensors that hold constants in the form that a kernel wants, by slot (numbers beyond the program's).
         files: the C files as (name, text).
+        isa: what they are compiled for.
+        objects: what they were compiled to elsewhere, for code that comes from a file.
     """
 
     steps: dict[int, Compiled]
     segments: list[list[KernelStep]]
     packed: dict[int, npt.NDArray[Any]]
     files: list[tuple[str, str]]
-    flags: tuple[str, ...]
+    isa: Isa
     thread_bytes: int
     team_bytes: int
+    objects: Objects | None = field(default=None)
     _library: ctypes.CDLL | None = field(default=None)
 
     def of(self, step: KernelStep) -> Compiled:
@@ -99,8 +130,36 @@ class CpuCode:
             CompileError: the compiler is missing or failed.
         """
         if self._library is None:
-            self._library = load_shared(self.files, self.flags)
+            stored = self._stored(lambda objects: load_object(objects.kernels.data))
+            self._library = stored or load_shared(self.files, self.isa.cflags)
         return self._library
+
+    def runtime(self) -> ctypes.CDLL:
+        """The code of the thread team.
+
+        Raises:
+            CompileError: as `load`.
+        """
+        stored = self._stored(lambda objects: load_object(objects.runtime.data))
+        return declared(stored) if stored else load_runtime()
+
+    def compiled(self) -> Objects:
+        """The objects that came with the code, unless this machine did not load them, else those compiled here.
+
+        Raises:
+            CompileError: as `load`.
+        """
+        return self.objects or Objects(shared_object(self.files, self.isa.cflags), shared_object(RUNTIME))
+
+    def _stored(self, load: Callable[[Objects], ctypes.CDLL]) -> ctypes.CDLL | None:
+        if self.objects is None:
+            return None
+        try:
+            return load(self.objects)
+        except CompileError as error:
+            _log.info("compiling again what came compiled for another system: %s", error)
+            self.objects = None
+            return None
 
     def function(self, name: str) -> int:
         """The address of a step's or segment's function."""
@@ -116,7 +175,19 @@ def generate(program: Program, isa: Isa, threads: int) -> CpuCode:
     return maker.finish()
 
 
-def _segments(steps: Sequence[Step]) -> list[list[KernelStep]]:
+def fingerprint(program: Program, steps: Iterable[Compiled], packed: Mapping[int, npt.NDArray[Any]]) -> str:
+    """What code takes for granted of the tables it runs on, as a hash that stands in the code itself.
+
+    By it, a program and an object that come from a file are known to belong together.
+    """
+    kernels = [(c.step.name, c.symbol, c.inputs, c.step.outputs, c.thread_bytes, c.team_bytes) for c in steps]
+    forms = [(slot, str(TensorType(array.shape, array.dtype.name))) for slot, array in packed.items()]
+    runs = [[step.name for step in run] for run in segments_of(program.steps)]
+    facts = [CALL_STRUCT, TEAM_HEADER, [str(type_) for type_ in program.slots], forms, kernels, runs]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def segments_of(steps: Sequence[Step]) -> list[list[KernelStep]]:
     """Maximal runs of consecutive kernel steps, those inside branches included."""
     found: list[list[KernelStep]] = [[]]
     for step in steps:
@@ -125,9 +196,20 @@ def _segments(steps: Sequence[Step]) -> list[list[KernelStep]]:
             continue
         found.append([])
         for arm in (getattr(step, "then", ()), getattr(step, "orelse", ())):
-            found.extend(_segments(arm))
+            found.extend(segments_of(arm))
         found.append([])
     return [run for run in found if run]
+
+
+@frozen(eq=False)
+class _Made:
+    """A kernel without the step that it is for; in its text it is called KERNEL."""
+
+    scheduled: Kernel
+    packed: Packed
+    implementation: str
+    candidates: tuple[Candidate, ...]
+    written: KernelText
 
 
 @define
@@ -139,46 +221,81 @@ class _Maker:
     packed: dict[int, npt.NDArray[Any]] = field(factory=dict)
     texts: dict[str, str] = field(factory=dict)
     units: list[tuple[Prelude, list[str]]] = field(factory=list)
-    _packed_slots: dict[tuple[int, str], int] = field(factory=dict)
+    made: dict[tuple[int, frozenset[int]], list[tuple[Function, _Made]]] = field(factory=dict)
+    _packed_slots: dict[tuple[int, int, int], int] = field(factory=dict)
+    _forms: dict[int, list[int]] = field(factory=dict)
 
     def add(self, step: KernelStep) -> None:
-        constants = {k: self.program.constants[s] for k, s in enumerate(step.inputs) if s in self.program.constants}
-        problem = make_problem(step.function, "KERNEL", self.isa, self.threads, constants)
-        lowered, name, candidates = implement(problem)
-        inputs = tuple(
-            self._packed(slot, name, lowered.packed[k]) if k in lowered.packed else slot
-            for k, slot in enumerate(step.inputs)
-        )
-        unit = self._unit()
-        emitter = Emitter(unit[0])
-        text = emitter.kernel(lowered.kernel)
-        # Kernels with one text are one function: repeated blocks of a network are compiled once.
-        symbol = self.texts.setdefault(text, step.name)
-        if symbol == step.name:
-            unit[1].append(text.replace("KERNEL", symbol, 1).removeprefix("static "))
-        source = text.replace("KERNEL", step.name, 1)
+        made = self._made(step)
+        log_choice(made.implementation, operator_name(step.function), made.candidates)
+        packed = {k: self._packed(step.inputs[k], made, k) for k in made.packed}
+        inputs = tuple(packed.get(k, slot) for k, slot in enumerate(step.inputs))
+        source = made.written.text.replace("KERNEL", step.name, 1)
+        loop_ir = Deferred(lambda: self._loops(made).replace("KERNEL", step.name, 1))
         if debug_level() >= 3:
-            _log.info("%s", kernel_text(lowered.kernel).replace("KERNEL", step.name, 1))
+            _log.info("%s", loop_ir.get())
         if debug_level() >= 4:
             _log.info("%s", source)
         self.steps[id(step)] = Compiled(
             step,
-            lowered.kernel,
+            loop_ir,
             source,
-            symbol,
-            name,
-            tuple(candidates),
+            self.texts[made.written.text],
+            made.implementation,
+            made.candidates,
             inputs,
-            emitter.thread_bytes,
-            emitter.team_bytes,
+            made.written.thread_bytes,
+            made.written.team_bytes,
         )
 
-    def _packed(self, slot: int, form: str, array: npt.NDArray[Any]) -> int:
-        key = (slot, f"{form}{array.shape}")
+    def _made(self, step: KernelStep) -> _Made:
+        """The kernel of a step: that of an equal step before, as in repeated blocks of a network, or a new one."""
+        constants = frozenset(k for k, slot in enumerate(step.inputs) if slot in self.program.constants)
+        alike = self.made.setdefault((structural_hash(step.function), constants), [])
+        for function, made in alike:
+            if structural_equal(function, step.function):
+                return made
+        problem = make_problem(step.function, "KERNEL", self.isa, self.threads, constants)
+        entry, candidates = choose(problem)
+        kernel, packed = entry.schedule(problem)
+        context = self.isa, self.threads, constants
+        written = cached(step.function, entry, context, lambda: self._written(kernel))
+        if written.text not in self.texts:  # different groups may come to one text
+            self.texts[written.text] = step.name
+            prelude, texts = self._unit()
+            prelude.definitions.update(written.definitions)
+            texts.append(written.text.replace("KERNEL", step.name, 1).removeprefix("static "))
+        made = _Made(kernel, packed, entry.name, tuple(candidates), written)
+        alike.append((step.function, made))
+        return made
+
+    def _written(self, kernel: Kernel) -> KernelText:
+        emitter = Emitter(Prelude(C))
+        text = emitter.kernel(finish(kernel, self.isa.vector_bytes))
+        return KernelText(text, emitter.prelude.definitions, emitter.thread_bytes, emitter.team_bytes)
+
+    def _loops(self, made: _Made) -> str:
+        return kernel_text(finish(made.scheduled, self.isa.vector_bytes))
+
+    def _packed(self, slot: int, made: _Made, position: int) -> int:
+        """The slot of a packed constant; kernels that want a constant in the same form share it.
+
+        Whether the form is the same shows in the contents only: 64 rows and 1 row want weights in other tiles.
+        """
+        key = (slot, id(made), position)
         if key not in self._packed_slots:
-            self._packed_slots[key] = len(self.program.slots) + len(self.packed)
-            self.packed[self._packed_slots[key]] = np.ascontiguousarray(array)
+            array = np.ascontiguousarray(made.packed[position](self.program.constants[slot]))
+            self._packed_slots[key] = self._same(slot, array)
         return self._packed_slots[key]
+
+    def _same(self, slot: int, array: npt.NDArray[Any]) -> int:
+        forms = self._forms.setdefault(slot, [])
+        for found in forms:
+            if self.packed[found].shape == array.shape and np.array_equal(self.packed[found], array):
+                return found
+        forms.append(len(self.program.slots) + len(self.packed))
+        self.packed[forms[-1]] = array
+        return forms[-1]
 
     def _unit(self) -> tuple[Prelude, list[str]]:
         """The file that the next kernel goes to: one for each processor, filled evenly."""
@@ -187,7 +304,7 @@ class _Maker:
         return min(self.units, key=lambda unit: sum(map(len, unit[1])))
 
     def finish(self) -> CpuCode:
-        segments = _segments(self.program.steps)
+        segments = segments_of(self.program.steps)
         main = self._main(segments)
         if sum(len(text) for _, texts in self.units for text in texts) < ONE_FILE:
             prelude = Prelude(C)
@@ -199,13 +316,14 @@ class _Maker:
             files.append(("main", C.headers + TEAM_HEADER + main))
         compiled = self.steps.values()
         return CpuCode(
-            self.steps, segments, self.packed, files if compiled else [], self.isa.cflags,
+            self.steps, segments, self.packed, files if compiled else [], self.isa,
             max((c.thread_bytes for c in compiled), default=0), max((c.team_bytes for c in compiled), default=0),
         )  # fmt: skip
 
     def _main(self, segments: Sequence[Sequence[KernelStep]]) -> str:
         params = "void *const *restrict, int, int, fw_team *, char *restrict, char *restrict"
-        lines = [CALL_STRUCT]
+        mark = fingerprint(self.program, self.steps.values(), self.packed)
+        lines = [CALL_STRUCT, f'const char fw_fingerprint[] = "{mark}";\n']
         lines += [f"void {symbol}({params});" for symbol in self.texts.values()]
         for compiled in self.steps.values():
             slots = ", ".join(f"call->slots[{s}]" for s in (*compiled.inputs, *compiled.step.outputs))
@@ -224,4 +342,4 @@ class _Maker:
 
 
 def _file(prelude: Prelude, texts: Sequence[str]) -> str:
-    return "\n".join([C.headers, TEAM_HEADER, prelude.text(), *texts])
+    return "\n".join([C.headers, TEAM_HEADER, prelude.text(texts), *texts])

@@ -91,6 +91,11 @@ class Isa:
     cflags: tuple[str, ...]
     requires: tuple[str, ...] = ()
 
+    @property
+    def is_native(self) -> bool:
+        """Whether the flags mean the processor of the machine that compiles."""
+        return any(flag.endswith("=native") for flag in self.cflags)
+
 
 @lru_cache(maxsize=1)
 def cpu_features() -> CpuFeatures:
@@ -124,27 +129,48 @@ def usable_cores() -> int:
 
 
 def isa_for(target: Target) -> Isa:
-    """The instruction set of a `cpu` target: the host's, or what `-mcpu=` and `-mattr=` ask for.
+    """The instruction set of a `cpu` target: the host's, or what `-mcpu=`, `-mattr=` and `-mtriple=` ask for.
+
+    `-mcpu=generic` is the least that every processor of the machine has; without `-mtriple` and `-mattr` it is C that
+    any processor runs. A machine that is neither x86-64 nor 64-bit Arm gets such C, too.
 
     Raises:
-        TargetError: the target is of another kind, `-mcpu` is unknown, or `-mattr` stands without `-mcpu` on Arm.
+        TargetError: the target is of another kind, `-mcpu` is unknown or not one of `-mtriple`, or `-mattr` stands
+            without `-mcpu` on Arm, or for a machine whose features are not known.
 
     """
     if target.kind != "cpu":
         raise TargetError(f"target '{target}': only a target of kind cpu has an instruction set")
-    mcpu = None if target.mcpu == "native" else target.mcpu
-    if mcpu in _ARM_CPUS or (mcpu is None and cpu_features().machine in _ARM):
-        return _arm(target, mcpu)
-    if mcpu in _X86_CPUS or (mcpu is None and cpu_features().machine in _X86):
-        return _x86(target, mcpu)
-    if mcpu is None and not target.mattr:
-        return Isa("generic", 16, 16, ())
-    known = ["native", *_X86_CPUS, *_ARM_CPUS]
-    given = f"unknown processor {mcpu!r}{did_you_mean(mcpu, known)}" if mcpu else "-mattr is for x86 and Arm only"
-    raise TargetError(f"target '{target}': {given}; known processors: {', '.join(known)}")
+    host, given = cpu_features().machine, _machine(target)
+    mcpu = target.mcpu or ("generic" if given else "native")
+    named = "arm" if mcpu in _ARM_CPUS else "x86" if mcpu in _X86_CPUS else ""
+    if not named and mcpu not in ("native", "generic"):
+        known = ["native", "generic", *_X86_CPUS, *_ARM_CPUS]
+        hint = f"{did_you_mean(mcpu, known)}; known processors: {', '.join(known)}"
+        raise TargetError(f"target '{target}': unknown processor {mcpu!r}{hint}")
+    family = named or _family(given or host)
+    if given and (family != _family(given) or (mcpu == "native" and family != _family(host))):
+        whose = f"the host's, which is {host}" if mcpu == "native" else f"not one for {given}"
+        raise TargetError(f"target '{target}': the processor {mcpu} is {whose}")
+    if family not in ("arm", "x86") or (mcpu == "generic" and not given and not target.mattr):
+        if target.mattr:
+            raise TargetError(f"target '{target}': -mattr is for x86 and Arm only, not for {given or host}")
+        return Isa("generic", 16, 16, (), (given,) if given not in ("", host) else ())
+    return (_arm if family == "arm" else _x86)(target, None if mcpu == "native" else mcpu)
+
+
+def _machine(target: Target) -> str:
+    """The machine type of `-mtriple=`; empty without one."""
+    name = (target.mtriple or "").partition("-")[0].lower()
+    return {"arm64": "aarch64", "amd64": "x86_64"}.get(name, name)
+
+
+def _family(machine: str) -> str:
+    return "arm" if machine in _ARM else "x86" if machine in _X86 else machine
 
 
 def _x86(target: Target, mcpu: str | None) -> Isa:
+    mcpu = "x86-64" if mcpu == "generic" else mcpu
     features = set(_X86_CPUS[mcpu] if mcpu else filter(_generates_code, cpu_features().features))
     flags = [f"-march={mcpu or 'native'}"]
     for attribute in target.mattr:
@@ -163,8 +189,12 @@ def _arm(target: Target, mcpu: str | None) -> Isa:
     if target.mattr and mcpu is None:
         # gcc refuses -mcpu=native+feature.
         raise TargetError(f"target '{target}': on Arm, -mattr needs a named -mcpu; known: {', '.join(_ARM_CPUS)}")
-    extensions = "".join(("+" if name[0] == "+" else "+no") + name[1:] for name in target.mattr)
-    return Isa("neon", 16, 32, (f"-mcpu={mcpu or 'native'}{extensions}",), ("neon",))
+    # LLVM, and so TVM, calls neon what gcc and clang call simd.
+    names = [(name[0], "simd" if name[1:] == "neon" else name[1:]) for name in target.mattr]
+    extensions = "".join(f"+{'' if sign == '+' else 'no'}{name}" for sign, name in names)
+    # Told "native", the compiler may use whatever this processor has.
+    requires = ("neon",) if mcpu else tuple(sorted({"neon", *cpu_features().features}))
+    return Isa("neon", 16, 32, (f"-mcpu={mcpu or 'native'}{extensions}",), requires)
 
 
 def _plain(name: str) -> str:

@@ -9,6 +9,7 @@ The functions and vector types that expressions need are collected in a `Prelude
 """
 
 import math
+import re
 from collections.abc import Sequence
 
 from attrs import define, field
@@ -62,15 +63,20 @@ class Emitter:
         """A function definition; afterwards `thread_bytes` and `team_bytes` tell the scratch it needs."""
         self.thread_bytes = self.team_bytes = 0
         scope = _Scope(None)
+        self._top(kernel.body, scope)
+        words = set(re.findall(r"\w+", " ".join(scope.lines)))
+        params: list[str] = []
         for i, buffer in enumerate(kernel.params):
+            if buffer.name not in words:  # a tensor without elements
+                continue
             ctype = self.prelude.type(buffer.dtype, storage=True)
             const = "const " if buffer in kernel.inputs else ""
-            scope.lines.append(f"{const}{ctype} *restrict {buffer.name} = args[{i}];")
-        self._top(kernel.body, scope)
-        body = "\n".join("  " + line for line in scope.lines)
+            params.append(f"{const}{ctype} *restrict {buffer.name} = args[{i}];")
+        body = "\n".join("  " + line for line in (*params, *scope.lines))
         head = (f"static void {kernel.name}(void *const *restrict args, int tid, int nthreads, fw_team *team,\n"
                 "    char *restrict thread_scratch, char *restrict team_scratch)")  # fmt: skip
-        unused = " ".join(f"(void){name};" for name in ("tid", "nthreads", "team", "thread_scratch", "team_scratch"))
+        rest = ("tid", "nthreads", "team", "thread_scratch", "team_scratch")
+        unused = " ".join(f"(void){name};" for name in (rest if params else ("args", *rest)))
         return f"{head}\n{{\n{body}\n  {unused}\n}}\n"
 
     def _top(self, body: Sequence[Stmt], scope: _Scope) -> None:
@@ -89,6 +95,12 @@ class Emitter:
             if shared or isinstance(stmt, Barrier) or (isinstance(stmt, For) and stmt.kind == "parallel"):
                 flush()
                 self.block([stmt], scope)
+            elif isinstance(stmt, For) and stmt.kind == "lockstep":
+                flush()
+                scope.lines.append(self.dialect.loops["lockstep"].format(v=stmt.var.name, n=stmt.extent) + " {")
+                inner = _Scope(scope)
+                self._top(stmt.body, inner)
+                scope.lines += [*("  " + line for line in inner.lines), "}"]
             else:
                 alone.append(stmt)
         flush()
@@ -337,6 +349,9 @@ class Emitter:
     def _select_text(self, node: Apply, args: list[str]) -> str:
         if node.lanes == 1:
             return f"({args[0]} ? {args[1]} : {args[2]})"
+        if node.args[0].lanes == 1:
+            ctype = self.prelude.type(node.dtype, node.lanes)  # a load has the type of unaligned storage
+            return f"({args[0]} ? ({ctype}){args[1]} : ({ctype}){args[2]})"
         bits = width(node.dtype) * 8 if node.dtype != "bool" else 32
         name = f"fw_select_{short_name(node.dtype, node.lanes)}"
         mask, ctype = self.prelude.type("bool", node.lanes), self.prelude.type(node.dtype, node.lanes)

@@ -174,6 +174,7 @@ C = Dialect(
     loops={
         "serial": "for (int64_t {v} = 0; {v} < {n}; ++{v})",
         "rolled": '_Pragma("GCC unroll 1") for (int64_t {v} = 0; {v} < {n}; ++{v})',
+        "lockstep": "for (int64_t {v} = 0; {v} < {n}; ++{v})",
         "parallel": "for (int64_t {v} = {n} * tid / nthreads, {v}_end = {n} * (tid + 1) / nthreads; "
         "{v} < {v}_end; ++{v})",
     },
@@ -200,6 +201,7 @@ C = Dialect(
             "div": "static inline @T fw_div_@S(@T a, @T b) { return a / b; }",
             "fma": "static inline @T fw_fma_@S(@T a, @T b, @T c) { return a * b + c; }",
         },
+        "int vector": {"max": _vector_select("a < b"), "min": _vector_select("a > b")},
         "bfloat16": {
             "load": """\
 static inline float fw_load_bf16(uint16_t a) {

@@ -3,8 +3,11 @@
 import ctypes
 import math
 import os
+import resource
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -61,20 +64,30 @@ class Factory:
     device: Device
 
 
+def memory_limits() -> dict[str, int]:
+    """How many bytes this process can have at most: by the machine, by its container, by its own limits."""
+    found = {}
+    with suppress(ValueError, OSError, AttributeError):
+        found["this machine has"] = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for group in ("memory.max", "memory/memory.limit_in_bytes"):  # versions 2 and 1 of Linux's control groups
+        with suppress(ValueError, OSError):
+            found["its container may have"] = int(Path("/sys/fs/cgroup", group).read_text())
+    for limit in (resource.RLIMIT_AS, resource.RLIMIT_DATA):
+        soft, _ = resource.getrlimit(limit)
+        if soft != resource.RLIM_INFINITY:
+            found["this process may have (ulimit)"] = soft
+    return found
+
+
 def check_memory(nbytes: int) -> None:
     """Refuse to allocate what the machine cannot hold, before trying.
 
     Raises:
-        FusewireError: `nbytes` is more than the physical memory.
+        FusewireError: `nbytes` is more than the memory there is for this process.
     """
-    try:
-        physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        return
-    if nbytes > physical:
-        raise FusewireError(
-            f"the module needs {nbytes} bytes for its tensors; this machine has {physical} bytes of memory"
-        )
+    for who, limit in memory_limits().items():
+        if nbytes > limit:
+            raise FusewireError(f"the module needs {nbytes} bytes for its tensors; {who} {limit} bytes of memory")
 
 
 def aligned(nbytes: int) -> npt.NDArray[np.uint8]:
@@ -125,7 +138,7 @@ class GraphModule:
         self._own = {s: self._arrays[s] for slots in program.inputs.values() for s in slots}
         self._given: set[str] = set()
         self._ran = False
-        self._types = {p.name_hint: p.checked_type for p in program.function.params}
+        self._types = program.types
         self._scratch = aligned(scratch)
         self._table = (ctypes.c_void_p * len(self._arrays))()
         for slot in range(len(self._arrays)):
@@ -134,7 +147,7 @@ class GraphModule:
         self._call = Call(
             ctypes.addressof(self._table), base, code.thread_bytes, base + code.thread_bytes * self.lib.threads
         )
-        self._team = ThreadTeam(self.lib.threads) if code.steps else None
+        self._team = ThreadTeam(self.lib.threads, code.runtime()) if code.steps else None
         self._libraries = {
             id(s): source.lib.library_call(s) for s in program.leaf_steps() if isinstance(s, LibraryStep)
         }

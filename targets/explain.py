@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 
-from attrs import frozen
+from attrs import asdict, frozen
 from tabulate import tabulate
 
 from ..fuse.library import Library, Rule
@@ -34,6 +34,15 @@ class Choice:
     chosen: str
     candidates: tuple[Candidate, ...]
 
+    def verdict(self, candidate: Candidate) -> str:
+        """Why a candidate was taken or not."""
+        if candidate.name == self.chosen:
+            return "chosen"
+        if candidate.refusal:
+            return f"refused: {candidate.refusal}"
+        priority = next(c.priority for c in self.candidates if c.name == self.chosen)
+        return "lower priority" if candidate.priority < priority else "dearer"
+
 
 @frozen
 class Explanation:
@@ -48,7 +57,7 @@ class Explanation:
                 "step": c.step,
                 "ops": list(c.ops),
                 "chosen": c.chosen,
-                "candidates": [{"name": x.name, "priority": x.priority, "refusal": x.refusal} for x in c.candidates],
+                "candidates": [asdict(candidate) for candidate in c.candidates],
             }
             for c in self.choices
         ]
@@ -57,11 +66,10 @@ class Explanation:
         rows = []
         for choice in self.choices:
             rows.append((choice.step, ""))
+            decided = sum(c.predicted is not None for c in choice.candidates) > 1
             for c in choice.candidates:
-                mark = (
-                    "chosen" if c.name == choice.chosen else f"refused: {c.refusal}" if c.refusal else "lower priority"
-                )
-                rows.append((f"- {c.name} ({c.priority})", mark))
+                cost = f", cost {c.predicted:.3g}" if decided and c.predicted else ""
+                rows.append((f"- {c.name} ({c.priority})", choice.verdict(c) + cost))
         return str(tabulate(rows, ["step, and its candidates (priority)", "verdict"], disable_numparse=True))
 
 

@@ -16,11 +16,9 @@ and hands each finished value to `Problem.finish`, which continues through the r
                                nn.relu -> out     the only store
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import attrs
-import numpy.typing as npt
 
 from ..ir.errors import VerifyError
 from ..ir.expr import Call, Constant, Expr, Function, Tuple, TupleGetItem, Var
@@ -49,8 +47,8 @@ class Problem:
         finish: `(output index, anchor's value there) -> stores`: runs the epilogue.
         views: the group's outputs as views, where there is no anchor.
         isa: the instruction set to write for.
-        threads: how many threads will run the kernel.
-        constants: the contents of inputs that are known at build time.
+        threads: how many threads will run the kernel, as far as is known: a stored one may meet another number.
+        constants: the inputs that are known at build time (their contents do not matter to the code).
         direct: the buffers of tensor parameters, by identity of the parameter.
     """
 
@@ -63,7 +61,7 @@ class Problem:
     views: tuple[View, ...]
     isa: Isa
     threads: int
-    constants: Mapping[Buffer, npt.NDArray[Any]]
+    constants: frozenset[Buffer]
     direct: Mapping[int, Buffer]
 
     def parameter(self, position: int) -> Buffer | None:
@@ -105,12 +103,8 @@ def find_anchor(function: Function) -> Call | None:
     return anchors[0] if anchors else None
 
 
-def make_problem(
-    function: Function, name: str, isa: Isa, threads: int, constants: Mapping[int, npt.NDArray[Any]]
-) -> Problem:
-    """Set up the views of a group; `constants` are the known parameters by position (tensors counted, tuples
-    flattened).
-    """
+def make_problem(function: Function, name: str, isa: Isa, threads: int, constants: Collection[int] = ()) -> Problem:
+    """Set up the views of a group; `constants` are the positions of known parameters (tuples flattened)."""
     return _Group(function).problem(name, isa, threads, constants)
 
 
@@ -235,7 +229,7 @@ class _Group:
             raise VerifyError(f"the epilogue reads the anchor at {index}, but the element at hand is {at}")
         return self._current[1]
 
-    def problem(self, name: str, isa: Isa, threads: int, constants: Mapping[int, npt.NDArray[Any]]) -> Problem:
+    def problem(self, name: str, isa: Isa, threads: int, constants: Collection[int]) -> Problem:
         types = tensors_of(self.function.body.checked_type)
         outputs = tuple(
             Buffer("out" if len(types) == 1 else f"out{k}", t.static_shape, t.dtype) for k, t in enumerate(types)
@@ -249,7 +243,7 @@ class _Group:
             self._forget()
             return [(b, place, cast(v(*place), b.dtype)) for b, v in zip(outputs, views, strict=True)]
 
-        known = {self.inputs[k]: array for k, array in constants.items()}
+        known = frozenset(self.inputs[k] for k in constants)
         return Problem(
             name,
             self.anchor,

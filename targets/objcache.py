@@ -42,17 +42,19 @@ class ObjectCache:
     """The cache under `root`. `OSError` out of a method that writes means that the folder cannot be written."""
 
     root: Path = field(converter=Path)
+    member: str = LIBRARY
+    """The file that an entry is about."""
 
     def find(self, key: str) -> Path | None:
         """The library stored under `key`, checked and marked as just used; None if there is none, or a damaged one."""
-        return self._entry(key) / LIBRARY if self.read(key) is not None else None
+        return self._entry(key) / self.member if self.read(key) is not None else None
 
     def read(self, key: str) -> bytes | None:
         """The contents of the library stored under `key`; otherwise as `find`."""
         entry = self._entry(key)
         try:
             manifest = json.loads((entry / MANIFEST).read_text())
-            library = (entry / LIBRARY).read_bytes()
+            library = (entry / self.member).read_bytes()
             intact = manifest["sha256"] == hashlib.sha256(library).hexdigest()
         except FileNotFoundError:
             return None
@@ -73,13 +75,13 @@ class ObjectCache:
         """
         manifest = json.dumps({**about, "sha256": hashlib.sha256(library).hexdigest(), "size": len(library)}, indent=1)
         files = {name: text.encode() for name, text in texts.items()} | {
-            LIBRARY: library,
+            self.member: library,
             MANIFEST: manifest.encode(),
         }
         entry = self._entry(key)
         for _ in range(_ATTEMPTS):
             if self._publish(files, entry):
-                return entry / LIBRARY
+                return entry / self.member
             if found := self.find(key):
                 return found
             self.drop(key)

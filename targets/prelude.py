@@ -5,6 +5,8 @@ table does not have is a loop over the lanes, which compilers turn into vector i
 """
 
 import math
+import re
+from collections.abc import Sequence
 
 from attrs import define, field
 
@@ -70,7 +72,8 @@ class Prelude:
             ok = fn in ("maxc", "minc", "max", "min") or (
                 is_float(dtype) and (dtype == "float32" or fn in ("div", "fma"))
             )
-            return table["vector"].get(fn) if ok and dtype != "bool" else None
+            special = {} if is_float(dtype) else table["int vector"]
+            return special.get(fn) or table["vector"].get(fn) if ok and dtype != "bool" else None
         family = dtype.rstrip("0123456789")
         return table.get(dtype, {}).get(fn) or table.get(family, {}).get(fn)
 
@@ -111,9 +114,15 @@ class Prelude:
         self.definitions.setdefault(name, text)
         return name
 
-    def text(self) -> str:
-        """All definitions."""
-        return "\n".join(self.definitions.values()) + "\n"
+    def text(self, users: Sequence[str]) -> str:
+        """The definitions that the kernels `users` need; some were made for an expression that was then left out."""
+        words = set(re.findall(r"\w+", " ".join(users)))
+        needed: list[str] = []
+        for name, definition in reversed(self.definitions.items()):
+            if name in words or definition.startswith("typedef"):
+                words.update(re.findall(r"\w+", definition))
+                needed.append(definition)
+        return "\n".join(reversed(needed)) + "\n"
 
 
 def width(dtype: str) -> int:

@@ -8,11 +8,12 @@ from typing import Any, TypeAlias
 import numpy.typing as npt
 from attrs import define, field, frozen
 
+from ..ir.deferred import Deferred, force
 from ..ir.errors import FusewireError
 from ..ir.expr import Call, Constant, Expr, Function, If, Let, Tuple, TupleGetItem, Var
 from ..ir.index import INF
 from ..ir.op import Attrs, Op
-from ..ir.types import TensorType, TupleType, tensors_of
+from ..ir.types import TensorType, TupleType, Type, tensors_of
 from ..ir.visitor import children
 
 
@@ -21,9 +22,14 @@ class KernelStep:
     """A generated kernel: reads `inputs`, writes `outputs`."""
 
     name: str
-    function: Function
+    _function: Function | Deferred[Function]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+
+    @property
+    def function(self) -> Function:
+        """The group that it computes."""
+        return force(self._function)
 
 
 @frozen(eq=False)
@@ -31,9 +37,14 @@ class LibraryStep:
     """A region handed to an external library."""
 
     name: str
-    function: Function
+    _function: Function | Deferred[Function]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+
+    @property
+    def function(self) -> Function:
+        """The region."""
+        return force(self._function)
 
     @property
     def composite(self) -> str:
@@ -72,6 +83,7 @@ class Program:
         outputs: the slots of the results.
         steps: what runs, in order.
         function: the fused function that it was made from.
+        types: the type of each parameter, by name.
     """
 
     slots: tuple[TensorType, ...]
@@ -79,7 +91,13 @@ class Program:
     constants: dict[int, npt.NDArray[Any]]
     outputs: tuple[int, ...]
     steps: tuple[Step, ...]
-    function: Function
+    _function: Function | Deferred[Function]
+    types: dict[str, Type] = field(factory=dict)
+
+    @property
+    def function(self) -> Function:
+        """The fused function that it was made from."""
+        return force(self._function)
 
     def leaf_steps(self) -> list[KernelStep | LibraryStep]:
         """Kernel and library steps, those of branches included."""
@@ -150,7 +168,8 @@ class _Maker:
                 slot = target
             taken.add(slot)
             outputs.append(slot)
-        return Program(tuple(self.slots), inputs, self.constants, tuple(outputs), tuple(scope.steps), function)
+        types = {param.name_hint: param.checked_type for param in function.params}
+        return Program(tuple(self.slots), inputs, self.constants, tuple(outputs), tuple(scope.steps), function, types)
 
     def new(self, types: Sequence[TensorType]) -> tuple[int, ...]:
         for type_ in types:

@@ -62,8 +62,10 @@ class _Verifier:
                 case For(body=inner, kind=kind, extent=extent):
                     if kind == "parallel" and not top:
                         raise VerifyError("a parallel loop stands inside another statement")
+                    if kind == "lockstep" and not top:
+                        raise VerifyError("a lockstep loop stands inside another statement")
                     if extent:
-                        self.block(inner, guarded=guarded)
+                        self.block(inner, top=kind == "lockstep", guarded=guarded)
                 case If(then=then, orelse=orelse):
                     self.block(then, guarded=True)
                     self.block(orelse, guarded=True)

@@ -122,6 +122,7 @@ KINDS: Mapping[str, Kind] = {
             ("cpu",),
             Option("mattr", _attributes, ()),
             Option("mcpu", _matching(r"[\w.+\-]+", "the name of a processor, such as haswell")),
+            Option("mtriple", _matching(r"\w[\w.]*(-[\w.]+)*", "a machine, such as aarch64-linux-gnu")),
             Option("num-cores", _positive),
             Option("precision", _one_of("float32", "bfloat16")),
             aliases=("llvm", "c"),
@@ -209,7 +210,8 @@ class Target:
         arch: GPU architecture, such as `sm_90` or `gfx90a`.
         device: the device's name, free text.
         mattr: CPU features to switch on (`+avx2`) or off (`-avx512f`), in the order given.
-        mcpu: the processor to compile for; None is the host's.
+        mcpu: the processor to compile for; None is the host's, or the least of those that `mtriple` may mean.
+        mtriple: the machine to compile for, such as `aarch64-linux-gnu`; None leaves it to `mcpu`.
         num_cores: threads to use; None leaves it to the executor.
         precision: the lowest precision in which a float32 operator may multiply; None is float32.
         max_num_threads: threads in one work-group at most.
@@ -227,6 +229,7 @@ class Target:
     device: str | None = None
     mattr: tuple[str, ...] = ()
     mcpu: str | None = None
+    mtriple: str | None = None
     num_cores: int | None = None
     precision: str | None = None
     max_num_threads: int | None = None
@@ -238,8 +241,25 @@ class Target:
             spec = str(spec)
         kind, given = _split(spec) if isinstance(spec, str) else _from_mapping(spec)
         values = _read_options(spec, kind, given)
+        _check_libraries(spec, kind, values["libs"])
+        self._set(kind, values)
+
+    def _set(self, kind: Kind, values: Mapping[str, Any]) -> None:
         init: Callable[..., None] = self.__attrs_init__  # pyright: ignore[reportAttributeAccessIssue]
         init(kind=kind.name, text=_print(kind, values), **values)
+
+    @classmethod
+    def stored(cls, text: str) -> "Target":
+        """As `Target(text)`, for a target that a module was built for elsewhere: any name of a library is accepted.
+
+        Raises:
+            TargetError: what else `Target(text)` refuses.
+
+        """
+        kind, given = _split(text)
+        target = cls.__new__(cls)
+        target._set(kind, _read_options(text, kind, given))
+        return target
 
     @property
     def libs(self) -> tuple[str, ...]:
@@ -325,7 +345,6 @@ def _read_options(spec: object, kind: Kind, given: Mapping[str, object]) -> dict
             raise TargetError(f"target {spec!r}: bad value {raw!r} for -{option.name}; expected {error}") from None
         if value != ():  # an empty list is the same as none given
             values[option.attribute] = value
-    _check_libraries(spec, kind, values["libs"])
     return values
 
 

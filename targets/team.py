@@ -21,12 +21,15 @@ from .toolchain import load_shared
 TEAM_HEADER = Path(__file__).with_name("fw_team.h").read_text()
 """C text that a generated source includes to use `fw_team` and `fw_barrier(team, tid)`; it needs no library."""
 
+RUNTIME = (("fw_runtime", TEAM_HEADER + Path(__file__).with_name("runtime.c").read_text()),)
+"""The sources of the team's own code, as the toolchain takes them."""
+
 Pointer: TypeAlias = (
     "int | ctypes.c_void_p | ctypes._Pointer[Any] | ctypes._CArgObject | ctypes.Array[Any] | Callable[..., Any] | None"
 )
 """What is taken for a C pointer: an address, or any ctypes pointer, array, function or result of `byref`."""
 
-_SPIN_NS = 50_000
+SPIN_NS = 50_000
 # At interpreter exit a daemon thread may still be inside a region; it gets this long (seconds) to come out.
 _LAST_REGION = 5.0
 
@@ -39,8 +42,11 @@ def load_runtime(*flags: str) -> ctypes.CDLL:
         CompileError: there is no C compiler.
 
     """
-    text = TEAM_HEADER + Path(__file__).with_name("runtime.c").read_text()
-    library = load_shared([("fw_runtime", text)], flags)
+    return declared(load_shared(RUNTIME, flags))
+
+
+def declared(library: ctypes.CDLL) -> ctypes.CDLL:
+    """The library that `RUNTIME` was compiled to, with its functions declared."""
     library.fw_team_create.argtypes = [ctypes.c_int, ctypes.c_int64]
     library.fw_team_create.restype = ctypes.c_void_p
     library.fw_team_run.argtypes = [ctypes.c_void_p] * 3
@@ -132,7 +138,7 @@ class ThreadTeam:
             raise RuntimeInputError("the thread team is closed")
         if self._handle is None:
             # With more threads than processors, spinning takes the time of the very thread that is waited for.
-            spin_ns = _SPIN_NS if self._n <= usable_cores() else 0
+            spin_ns = SPIN_NS if self._n <= usable_cores() else 0
             created: int | None = self._runtime.fw_team_create(self._n, spin_ns)
             if not created:
                 raise RuntimeInputError(f"the system cannot start {self._n - 1} more threads; ask for fewer")

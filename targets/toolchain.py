@@ -61,6 +61,9 @@ _GCC_FLAGS = ("-fno-tree-loop-if-convert", "-fno-predictive-commoning")
 # a row are rounded differently from the others.
 _GCC_X86_FLAGS = ("--param=avoid-fma-max-bits=0",)
 
+# zig checks for undefined behaviour unless told not to, and gives the checks no runtime library.
+_ZIG_FLAGS = ("-fno-sanitize=undefined",)
+
 _MESSAGE_LINES = 40
 _LOAD_ATTEMPTS = 5
 _EVICTION_INTERVAL = 60.0  # seconds
@@ -75,6 +78,27 @@ class Compiler:
     flags: tuple[str, ...]
     version: str
     identity: tuple[str, ...]
+    family: str = "clang"
+
+
+def family_flags(family: str, machine: str) -> tuple[str, ...]:
+    """The flags beside `DEFAULT_FLAGS` that compilers of a family (`gcc`, `clang`, `zig`) need for a machine type."""
+    if family == "gcc":
+        return _GCC_FLAGS + (_GCC_X86_FLAGS if machine in ("x86_64", "amd64") else ())
+    return _ZIG_FLAGS if family == "zig" else ()
+
+
+def spelled_for(family: str, flags: Sequence[str]) -> tuple[str, ...]:
+    """Flags that choose a processor (`Isa.cflags`) as a compiler family spells them: zig knows LLVM's own names."""
+    if family != "zig":
+        return tuple(flags)
+    chosen = re.compile(r"-m(arch|cpu)=(.*)")
+    return tuple(
+        f"-m{match[1]}={match[2].replace('-', '_').replace('+simd', '+neon')}"
+        if (match := chosen.match(flag))
+        else flag
+        for flag in flags
+    )
 
 
 def find_compiler() -> Compiler:
@@ -117,6 +141,63 @@ def compile_shared(sources: Sequence[tuple[str, str]], flags: Sequence[str] = ()
 
     """
     return _compile_cached(_job(sources, flags))
+
+
+@frozen(eq=False)
+class SharedObject:
+    """A compiled library: its bytes, and the compiler and flags that made it."""
+
+    data: bytes
+    command: tuple[str, ...]
+    compiler: str
+    flags: tuple[str, ...]
+
+
+def shared_object(sources: Sequence[tuple[str, str]], flags: Sequence[str] = ()) -> SharedObject:
+    """As `compile_shared`, but the library itself, which nobody can delete.
+
+    Raises:
+        CompileError: there is no compiler, or it refused a source.
+
+    """
+    job = _job(sources, flags)
+    for _ in range(_LOAD_ATTEMPTS):
+        _compile_cached(job)
+        for cache in _caches():
+            if (data := cache.read(job.key)) is not None:
+                return SharedObject(data, job.compiler.command, job.compiler.version, job.flags)
+    raise CompileError("the kernel cache loses its entries as fast as they are written")
+
+
+def load_object(data: bytes) -> ctypes.CDLL:
+    """Load a library from its bytes; the same bytes are loaded once in a process, which never unloads them.
+
+    Raises:
+        CompileError: the system refuses: it was made for another one.
+
+    """
+    key = hashlib.sha256(data).hexdigest()
+    if key not in _loaded:
+        _loaded[key] = _load_bytes(data)
+    return _loaded[key]
+
+
+_loaded: dict[str, ctypes.CDLL] = {}
+
+
+def _load_bytes(data: bytes) -> ctypes.CDLL:
+    failure: OSError | None = None
+    for folder in (None, cache_dir()):  # some systems allow no code in temporary files
+        try:
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(prefix="fusewire-", suffix=".so", dir=folder) as copy:
+                copy.write(data)
+                copy.flush()
+                return ctypes.CDLL(copy.name)
+        except OSError as error:
+            failure = failure or error
+    raise CompileError(f"the system does not load the library: {failure}")
 
 
 def load_shared(sources: Sequence[tuple[str, str]], flags: Sequence[str] = ()) -> ctypes.CDLL:
@@ -173,7 +254,7 @@ def _job(sources: Sequence[tuple[str, str]], flags: Sequence[str]) -> _Job:
         raise CompileError(f"expected C sources with different names, got {[name for name, _ in sources]}")
     compiler = find_compiler()
     extra = shlex.split(os.environ.get("FUSEWIRE_CFLAGS", ""))
-    every = (*compiler.flags, *DEFAULT_FLAGS, *flags, *extra)
+    every = (*compiler.flags, *DEFAULT_FLAGS, *spelled_for(compiler.family, flags), *extra)
     # A cache may be shared by machines, on which "native" means different things.
     host = cpu_features().features if any(flag.endswith("=native") for flag in every) else ()
     parts = [texts, every, _LINK_FLAGS, _LINK_LIBRARIES, compiler.command, compiler.identity, host]
@@ -281,10 +362,9 @@ def _identify(words: Sequence[str]) -> Compiler | None:
     version = _version(command, stamps)
     if version is None:
         return None
-    # zig checks for undefined behaviour unless told not to, and gives the checks no runtime library.
-    gcc = _GCC_FLAGS + (_GCC_X86_FLAGS if cpu_features().machine in ("x86_64", "amd64") else ())
-    flags = ("-fno-sanitize=undefined",) if zig else gcc if "Free Software Foundation" in version else ()
-    return Compiler(command, flags, version.partition("\n")[0], (version, *stamps))
+    family = "zig" if zig else "gcc" if "Free Software Foundation" in version else "clang"
+    flags = family_flags(family, cpu_features().machine)
+    return Compiler(command, flags, version.partition("\n")[0], (version, *stamps), family)
 
 
 def _stamp(path: str) -> str:

@@ -3,9 +3,9 @@
 Code is written for one element. For a loop variable `v` of extent E this pass cuts the loop into chunks of L lanes and
 widens each statement: a load whose offset does not depend on v is read once, one with stride 1 becomes a vector load,
 register buffers that hold different values for different v become vector registers. What cannot be widened (a
-stride other than 1, a guarded load, a conversion of the index itself, a 16-bit float) is run lane by lane: a whole
-loop of one statement stays as a serial loop, which the C compiler may still vectorise in its own ways; one statement
-among others reads the vector registers through a small scratch array. The reason is kept as a note.
+stride other than 1, a load whose guard differs between lanes, a conversion of the index itself, a 16-bit float) is run
+lane by lane: a whole loop of one statement stays as a serial loop, which the C compiler may still vectorise in its own
+ways; one statement among others reads the vector registers through a small scratch array. The reason is kept as a note.
 """
 
 from collections.abc import Sequence
@@ -167,7 +167,10 @@ class _Widener:
         if stmt.buffer in self.registers:
             raise _CannotWiden(f"a value kept in {stmt.buffer.name} has no vector form")
         body = Rewriter({self.var: self.base + as_index(lane)}, load=from_copy).stmt(stmt)
-        return (*spills, For(lane, self.lanes, body))
+        if not spills:
+            return (For(lane, self.lanes, body),)
+        # A scope of its own: the statement may be copied out, and then its arrays must not meet.
+        return (For(IndexVar(f"{self.var.name}_once", 0, 0), 1, (*spills, For(lane, self.lanes, body))),)
 
     def stride(self, offset: Index) -> int | None:
         """How far apart in memory neighbouring lanes are; None where it is not one number."""
@@ -227,8 +230,6 @@ class _Widener:
             return node
         if stride != 1:
             raise _CannotWiden(f"load of {buffer.name} with stride {stride if stride else 'unknown'}")
-        if not proven_inside(node):
-            raise _CannotWiden(f"guarded load of {buffer.name}")
         if buffer.dtype in ("float16", "bfloat16"):
             raise _CannotWiden(f"load of {buffer.dtype}")
         return Load(buffer, tuple(Rewriter({self.var: self.base}).index(i) for i in index), self.lanes)
@@ -240,7 +241,9 @@ class _Widener:
             raise _CannotWiden("conversion of bfloat16")
         if node.fn == "select":
             unsafe = [v for v in all_values(list(node.args)) if isinstance(v, Load) and not proven_inside(v)]
-            if unsafe:
+            if unsafe and parts[0].lanes > 1:
                 raise _CannotWiden(f"guarded load of {unsafe[0].buffer.name}")
+            if unsafe:  # all lanes agree on the guard, which stays a branch
+                return Apply("select", (parts[0], *(splat(p, self.lanes) for p in parts[1:])), node.dtype, self.lanes)
         wide = [splat(p, self.lanes) for p in parts]
         return Apply(node.fn, tuple(wide), node.dtype, self.lanes)

@@ -32,7 +32,7 @@ def c_text(kernels: Sequence[Kernel]) -> str:
     """Finished kernels as C, with the functions that they need in front."""
     library = Prelude(C)
     texts = [Emitter(library).kernel(k).removeprefix("static ") for k in kernels]
-    return library.text() + "\n" + "\n".join(texts)
+    return library.text(texts) + "\n" + "\n".join(texts)
 
 
 def run_loops(work: Work, vector_bytes: int | None = None) -> list[list[Array]]:

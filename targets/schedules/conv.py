@@ -1,16 +1,15 @@
-"""conv2d in NCHW by direct convolution in register tiles.
+"""conv2d by direct convolution in register tiles, for NCHW and for blocked layouts (NCHW16c and the like).
 
-The input is first copied with a zero border where there is padding, so that the inner loops have no guards. Then there
+Where there is padding, the input is first copied with a zero border, so that the inner loops have no guards. Then there
 are two ways to use vector registers:
 
-    pixels in lanes     a tile is OB output channels times TW vectors of neighbouring pixels of a row. Columns of a
-    strided
-                        convolution are regrouped by phase in the copy, so that reads stay contiguous. Stores are
-                        contiguous
-                        too: best where the reduction is short, as in first layers, and for depthwise convolution.
     channels in lanes   a tile is OB vectors of output channels times TW pixels; weights are packed so that lanes are
-                        contiguous. Any stride will do, and small pictures fill the registers too. The tile goes through
-                        a small scratch array to the output, which costs little when the reduction is long.
+                        contiguous, input elements are broadcast. Any stride will do, and small pictures fill the
+                        registers too. With a blocked result a vector is stored as it is; with a plain one the tile
+                        goes through a small scratch array, which costs little when the reduction is long.
+    pixels in lanes     a tile is OB output channels times TW vectors of neighbouring pixels of a row, for plain NCHW
+                        where the reduction is short. Columns of a strided convolution are regrouped by phase in the
+                        copy, so that reads stay contiguous.
 
 The epilogue works on finished accumulators, before the only store to the output.
 """
@@ -21,209 +20,185 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy.typing as npt
-from attrs import frozen
+from attrs import evolve, frozen
 
 from ...ir.index import Index
 from ...ir.loops import Builder, Kernel
 from ...ir.scalar import Buffer, Value, cast
-from ...ir.types import numpy_dtype
 from ...ops.lowering import View
 from ..lower import Problem
+from .conv_shape import Conv, check, conv_of, streaming
 from .generic import unravel
 from .tiles import Packed, Packing, Piece, RegisterTile, cut, even, packed_operand
 
 LONG_REDUCTION = 256
-"""Terms of the sum from which channels in lanes win over pixels in lanes."""
+"""Terms of the sum from which channels in lanes win over pixels in lanes, for a plain result."""
+
+NEAR_CACHE = 512 * 1024
+"""Bytes of weights up to which all of them are used for one piece of the picture before the next is begun."""
 
 
-@frozen
-class Shape:
-    """The numbers of a convolution. Sizes are per group where marked."""
-
-    n: int
-    groups: int
-    ci: int  # per group
-    co: int  # per group
-    h: int
-    w: int
-    oh: int
-    ow: int
-    kh: int
-    kw: int
-    stride: tuple[int, int]
-    dilation: tuple[int, int]
-    pad: tuple[int, int]  # top, left
-    padded: bool
-
-    @property
-    def rows_needed(self) -> int:
-        """Input rows that the outputs read, border included."""
-        return (self.oh - 1) * self.stride[0] + (self.kh - 1) * self.dilation[0] + 1
-
-    @property
-    def columns_needed(self) -> int:
-        """Input columns that the outputs read, border included."""
-        return (self.ow - 1) * self.stride[1] + (self.kw - 1) * self.dilation[1] + 1
-
-    @property
-    def terms(self) -> int:
-        """Terms of the sum behind one output element."""
-        return self.ci * self.kh * self.kw
+def channels_in_lanes(conv: Conv) -> bool:
+    """Which of the two ways a convolution takes."""
+    if _blocked(conv):
+        return True
+    return conv.s.terms >= LONG_REDUCTION and conv.s.co >= conv.problem.isa.vector_bytes // 8
 
 
-def check(problem: Problem) -> str | None:
-    """Why the schedule does not fit, or None."""
-    context = problem.context
-    assert context is not None
-    a = context.attrs
-    if a.data_layout != "NCHW" or a.kernel_layout != "OIHW" or a.out_layout not in ("", "NCHW"):
-        return f"layout {a.data_layout}/{a.kernel_layout}; it is written for NCHW/OIHW"
-    if context.args[0].dtype not in ("float32", "float64") or context.out.dtype not in ("float32", "float64"):
-        return f"dtype {context.args[0].dtype}; it is written for float32 and float64"
-    if 0 in context.shape or 0 in context.args[0].shape or 0 in context.args[1].shape:
-        return "empty tensor"
-    if problem.parameter(1) is None:
-        return "the weight is computed inside the group"
+def check_plain(problem: Problem) -> str | None:
+    """Why the schedule does not fit as one for plain NCHW, or None."""
+    if reason := check(problem):
+        return reason
+    return "the layout has blocks of channels" if _blocked(conv_of(problem)) else None
+
+
+def check_blocked(problem: Problem) -> str | None:
+    """Why the schedule does not fit as one for blocks of channels, or None."""
+    if reason := check(problem):
+        return reason
+    conv = conv_of(problem)
+    if not _blocked(conv):
+        return "the layout has no blocks of channels"
+    if conv.s.ci % conv.data_block:
+        return f"blocks of {conv.data_block} channels lie across groups of {conv.s.ci}"
     return None
 
 
-def shape_of(problem: Problem) -> Shape:
-    """The numbers of the convolution at hand."""
-    context = problem.context
-    assert context is not None
-    (n, c, h, w), (_, _, kh, kw) = context.args[0].shape, context.args[1].shape
-    _, o, oh, ow = context.shape
-    a = context.attrs
-    top, left, bottom, right = a.padding
-    padded = any((top, left, bottom, right))
-    ci, co = c // a.groups, o // a.groups
-    return Shape(n, a.groups, ci, co, h, w, oh, ow, kh, kw, a.strides, a.dilation, (top, left), padded)
+def _blocked(conv: Conv) -> bool:
+    return conv.out_block > 1 or conv.data_block > 1
+
+
+def predict(problem: Problem) -> float:
+    """The cost in vector operations, if one thread does everything: multiply-adds, and weights that come from afar."""
+    conv = conv_of(problem)
+    # A last vector of channels that is not full costs as much as a full one.
+    waste = -(-conv.s.co // conv.lanes) * conv.lanes / conv.s.co
+    return conv.s.flops / 2 / conv.lanes * waste + streaming(4 * conv.s.groups * conv.s.co * conv.s.terms)
 
 
 def schedule(problem: Problem) -> tuple[Kernel, Packed]:
-    """The loops of a convolution, and its packed weights."""
-    s = shape_of(problem)
-    long = s.terms >= LONG_REDUCTION and s.co >= problem.isa.vector_bytes // 8
-    tiling = _Tiling.start(problem, s, channels_in_lanes=long)
+    """The loops of a convolution, and how its weights are packed."""
+    conv = conv_of(problem)
+    tiling = _Tiling.start(conv)
     for piece in tiling.packing.pieces:
-        if long:
-            tiling.channels_in_lanes(piece)
+        if channels_in_lanes(conv):
+            tiling.channel_tiles(piece)
         else:
-            tiling.pixels_in_lanes(piece)
-    return tiling.problem.kernel(tiling.builder), tiling.packed
+            tiling.pixel_tiles(piece)
+    return tiling.conv.problem.kernel(tiling.builder), tiling.packed
 
 
 @frozen(eq=False)
 class _Tiling:
     """One convolution being written: where its packed weights and its bordered input are, and the loops over tiles."""
 
-    problem: Problem
-    s: Shape
+    conv: Conv
     builder: Builder
     packing: Packing
     weights: Buffer
     packed: Packed
-    data: View
-    dtype: str
-    lanes: int
 
     @staticmethod
-    def start(problem: Problem, s: Shape, channels_in_lanes: bool) -> "_Tiling":
+    def start(conv: Conv) -> "_Tiling":
         """Pack the weights and give the input a border."""
-        assert problem.context is not None
-        builder, data, dtype = Builder(), problem.context.args[0], problem.context.dtype
-        lanes = problem.isa.vector_bytes // numpy_dtype(dtype).itemsize
-        if channels_in_lanes:
-            pieces = cut(s.co, lanes, 2)
-        else:
-            pieces = [
-                Piece(start, count, size, 1) for start, count, size in even(s.co, _pixel_tile(problem, s, lanes)[0])
-            ]
+        s, builder, channels = conv.s, Builder(), channels_in_lanes(conv)
+        pieces = channel_pieces(conv) if channels else _pixel_pieces(conv)
         packing = Packing(tuple(pieces), s.terms, s.co)
-        view, area = problem.context.args[1], s.kh * s.kw
+        block, view, area = conv.data_block, conv.weight, s.kh * s.kw
 
         def element(g: Index, row: Index, o: Index) -> Value:
+            c, k = row // (block * area) * block + row % block, row // block % area
             # A depthwise weight may have the shape (input channels, multiplier, window); in memory that is the same.
-            channel = (g * s.co + o, row // area) if view.shape[1] == s.ci else (g, o)
-            return view(*channel, row // s.kw % s.kh, row % s.kw)
+            place = (g * s.co + o, c) if view.shape[1] == s.ci else (g, o)
+            return view(*place, k // s.kw, k % s.kw)
 
         def matrix(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-            return array.reshape(s.groups, s.co, s.terms).swapaxes(1, 2)
+            parts = array.reshape(s.groups, s.co, s.ci // block, block, area)
+            return parts.transpose(0, 2, 4, 3, 1).reshape(s.groups, s.terms, s.co)
 
-        weights, problem, packed = packed_operand(problem, packing, builder, s.groups, matrix, element)
-        data = _bordered(data, s, builder, phases=1 if channels_in_lanes else s.stride[1])
-        return _Tiling(problem, s, builder, packing, weights, packed, data, dtype, lanes)
+        weights, problem, packed = packed_operand(conv.problem, packing, builder, s.groups, matrix, element)
+        data = bordered(conv, builder, phases=1 if channels else s.stride[1])
+        return _Tiling(evolve(conv, problem=problem, data=data), builder, packing, weights, packed)
 
     @contextmanager
-    def blocks(self, piece: Piece, rows: int, columns: int) -> Iterator[list[Index]]:
-        """The parallel loop over pictures, groups, channel tiles and rows."""
-        s = self.s
-        extents = (s.n, s.groups, piece.tiles, rows)
-        work = math.prod(extents) * s.terms * columns * piece.width
+    def parallel(self, extents: Sequence[int], points: int) -> Iterator[list[Index]]:
+        """The parallel loop over tiles of `points` accumulators; serial where it is not worth waking threads."""
+        work = math.prod(extents) * self.conv.s.terms * points
         with self.builder.loop("block", math.prod(extents), "parallel" if work >= 65536 else "serial") as flat:
             yield unravel(flat, extents)
-
-    def weight(self, piece: Piece, g: Index, tile: Index, r: Sequence[Index], lane: Index) -> Value:
-        """A packed weight: of group `g`, at kernel position r = (input channel, row, column)."""
-        row = (r[0] * self.s.kh + r[1]) * self.s.kw + r[2]
-        return self.builder.load(self.weights, (g, self.packing.offset(piece, tile, row, lane)))
-
-    def pixel(self, n: Index, g: Index, r: Sequence[Index], y: Index, x: Index) -> Value:
-        """The input element under output pixel (y, x) at kernel position r."""
-        s = self.s
-        place = y * s.stride[0] + r[1] * s.dilation[0], x * s.stride[1] + r[2] * s.dilation[1]
-        return self.data(n, g * s.ci + r[0], *place)
 
     @property
     def reduction(self) -> list[tuple[str, int, str]]:
         """The loops of the sum. They are not unrolled: the compiler would run out of registers."""
-        return [("c", self.s.ci, "rolled"), ("kh", self.s.kh, "rolled"), ("kw", self.s.kw, "rolled")]
+        s, block = self.conv.s, self.conv.data_block
+        extents = {"cb": s.ci // block, "kh": s.kh, "kw": s.kw, "c": block}
+        return [(name, extent, "rolled") for name, extent in extents.items()]
 
-    def channels_in_lanes(self, piece: Piece) -> None:
-        """Tiles of vectors of output channels times pixels, which go to the output through a scratch array."""
-        s, b = self.s, self.builder
-        # A 1x1 convolution sees pixels only: rows need not end where the picture's do.
-        flat = s.kh == s.kw == 1 and s.stride == (1, 1) and not s.padded
-        rows, columns = (1, s.oh * s.ow) if flat else (s.oh, s.ow)
-        most = 14 if self.problem.isa.registers >= 32 else 6
-        with self.blocks(piece, rows, columns) as (n, g, tile, y):
-            scratch = b.alloc("tile", (most, piece.width), self.dtype, "thread")
-            for start, count, points in even(columns, most):
-                with b.loop("q", count) as q:
-                    self._channel_tile(piece, (n, g, tile, y), q * points + start, points, scratch, flat)
+    def weight(self, piece: Piece, g: Index, tile: Index, r: Sequence[Index], lane: Index) -> Value:
+        """A packed weight: of group `g`, at r = (channel block, row, column, channel)."""
+        row = ((r[0] * self.conv.s.kh + r[1]) * self.conv.s.kw + r[2]) * self.conv.data_block + r[3]
+        return self.builder.load(self.weights, (g, self.packing.offset(piece, tile, row, lane)))
 
-    def _channel_tile(
-        self, piece: Piece, block: Sequence[Index], x0: Index, points: int, scratch: Buffer, flat: bool
-    ) -> None:
-        s, b, (n, g, tile, y) = self.s, self.builder, block
+    def pixel(self, n: Index, g: Index, r: Sequence[Index], y: Index, x: Index) -> Value:
+        """The input element under output pixel (y, x) at r."""
+        s = self.conv.s
+        place = y * s.stride[0] + r[1] * s.dilation[0], x * s.stride[1] + r[2] * s.dilation[1]
+        return self.conv.data(n, g * s.ci + r[0] * self.conv.data_block + r[3], *place)
+
+    def channel_tiles(self, piece: Piece) -> None:
+        """Tiles of vectors of output channels times pixels."""
+        s = self.conv.s
+        # A pointwise convolution sees pixels only: rows need not end where the picture's do.
+        rows, columns = (1, s.oh * s.ow) if s.pointwise else (s.oh, s.ow)
+        near = self.packing.rows * s.co * 4 <= NEAR_CACHE
+        for start, count, points in even(columns, most_points(self.conv, piece)):
+            extents = (rows, count, piece.tiles) if near else (piece.tiles, rows, count)
+            with self.parallel((s.n, s.groups, *extents), points * piece.width) as (n, g, *rest):
+                y, q, tile = rest if near else (rest[1], rest[2], rest[0])
+                self._channel_tile(piece, (n, g, tile, y), q * points + start, points)
+
+    def _channel_tile(self, piece: Piece, block: Sequence[Index], x0: Index, points: int) -> None:
+        conv, s, b, (n, g, tile, y) = self.conv, self.conv.s, self.builder, block
+        direct = conv.out_block % piece.lanes == 0
+        scratch = None if direct else b.alloc("tile", (points, piece.width), conv.dtype, "thread")
 
         def place(j: Index) -> tuple[Index, Index]:
-            return ((x0 + j) // s.ow, (x0 + j) % s.ow) if flat else (y, x0 + j)
+            return ((x0 + j) // s.ow, (x0 + j) % s.ow) if s.pointwise else (y, x0 + j)
+
+        def channel(lane: Index) -> Index:
+            return g * s.co + tile * piece.width + lane + piece.start
 
         with b.loop("v", piece.lanes, "vectorised") as v:
-            acc = RegisterTile.start(b, piece.blocks, points, self.dtype)
+
+            def finish(o: Index, j: Index, value: Value) -> None:
+                if scratch is None:
+                    conv.emit(b, (n, channel(o * piece.lanes + v), *place(j)), value)
+                else:
+                    b.store(scratch, (j, o * piece.lanes + v), value)
+
+            acc = RegisterTile.start(b, piece.blocks, points, conv.dtype)
             acc.accumulate(
                 self.reduction,
                 lambda r, o: self.weight(piece, g, tile, r, o * piece.lanes + v),
                 lambda r, j: self.pixel(n, g, r, *place(j)),
             )
-            acc.each(lambda o, j, value: b.store(scratch, (j, o * piece.lanes + v), value))
-        with b.loop("oc", piece.width) as oc, b.loop("px", points) as j:
-            channel = g * s.co + tile * piece.width + oc + piece.start
-            self.problem.emit(b, (n, channel, *place(j)), b.load(scratch, (j, oc)))
+            acc.each(finish)
+        if scratch is not None:
+            with b.loop("oc", piece.width) as oc, b.loop("px", points) as j:
+                conv.emit(b, (n, channel(oc), *place(j)), b.load(scratch, (j, oc)))
 
-    def pixels_in_lanes(self, piece: Piece) -> None:
+    def pixel_tiles(self, piece: Piece) -> None:
         """Tiles of output channels times vectors of pixels, stored as they are."""
-        s, b = self.s, self.builder
-        vectors = _pixel_tile(self.problem, s, self.lanes)[1]
-        with self.blocks(piece, s.oh, s.ow) as block:
-            for columns in cut(s.ow, self.lanes, vectors):
+        s, b = self.conv.s, self.builder
+        vectors = _pixel_tile(self.conv)[1]
+        with self.parallel((s.n, s.groups, piece.tiles, s.oh), s.ow * piece.width) as block:
+            for columns in cut(s.ow, self.conv.lanes, vectors):
                 with b.loop("q", columns.tiles) as q, b.loop("v", columns.lanes, "vectorised") as v:
                     self._pixel_tile(piece, columns, block, q * columns.width + v + columns.start)
 
     def _pixel_tile(self, piece: Piece, columns: Piece, block: Sequence[Index], x0: Index) -> None:
-        s, b, (n, g, tile, y) = self.s, self.builder, block
-        acc = RegisterTile.start(b, columns.blocks, piece.blocks, self.dtype)
+        conv, b, (n, g, tile, y) = self.conv, self.builder, block
+        acc = RegisterTile.start(b, columns.blocks, piece.blocks, conv.dtype)
         acc.accumulate(
             self.reduction,
             lambda r, k: self.pixel(n, g, r, y, x0 + k * columns.lanes),
@@ -231,51 +206,79 @@ class _Tiling:
         )
 
         def store(k: Index, o: Index, value: Value) -> None:
-            channel = g * s.co + tile * piece.width + o + piece.start
-            self.problem.emit(b, (n, channel, y, x0 + k * columns.lanes), value)
+            channel = g * conv.s.co + tile * piece.width + o + piece.start
+            conv.emit(b, (n, channel, y, x0 + k * columns.lanes), value)
 
         acc.each(store)
 
 
-def _pixel_tile(problem: Problem, s: Shape, lanes: int) -> tuple[int, int]:
+def channel_pieces(conv: Conv) -> list[Piece]:
+    """The output channels of a group as tiles; a vector must not leave a block of the result."""
+    lanes = min(conv.lanes, conv.out_block) if conv.out_block > 1 else conv.lanes
+    vectors = conv.s.co // lanes
+    return cut(conv.s.co, lanes, 3 if vectors % 2 and vectors % 3 == 0 and conv.problem.isa.registers >= 32 else 2)
+
+
+def most_points(conv: Conv, piece: Piece) -> int:
+    """Pixels of a tile, so that accumulators, weights and one broadcast value fit into the registers."""
+    return (28 if conv.problem.isa.registers >= 32 else 12) // piece.blocks
+
+
+def _pixel_pieces(conv: Conv) -> list[Piece]:
+    parts = even(conv.s.co, _pixel_tile(conv)[0])
+    return [Piece(start, count, size, 1) for start, count, size in parts]
+
+
+def _pixel_tile(conv: Conv) -> tuple[int, int]:
     """Output channels and vectors of pixels of a tile with pixels in lanes."""
-    if problem.isa.registers < 32:
+    if conv.problem.isa.registers < 32:
         return 4, 2
-    return (8, 2) if s.ow % (2 * lanes) == 0 else (6, 3)
+    return (8, 2) if conv.s.ow % (2 * conv.lanes) == 0 else (6, 3)
 
 
-def _bordered(data: View, s: Shape, builder: Builder, phases: int) -> View:
-    """The input in bordered coordinates: a copy with a zero border, columns regrouped by `phases`; or itself."""
+def bordered(conv: Conv, builder: Builder, phases: int = 1) -> View:
+    """The input in bordered coordinates: a copy with a zero border, columns regrouped by `phases`; or itself.
+
+    The copy has the channel blocks of the original: [n, block, row, phase, column, channel].
+    """
+    s, data, block = conv.s, conv.data, conv.data_block
     if not s.padded and phases == 1:
         return data
-    channels, height = s.groups * s.ci, s.rows_needed
+    blocks, height = s.groups * s.ci // block, s.rows_needed
     width = -(-s.columns_needed // phases)
     dtype = data(*(0,) * 4).dtype
-    copy = builder.alloc("bordered", (s.n, channels, height, phases, width), dtype, "team")
-    top, left = s.pad
-    inner_rows = _inside(top, s.h, height)
-    for first, last, inside in ((0, inner_rows[0], False), (*inner_rows, True), (inner_rows[1], height, False)):
+    copy = builder.alloc("bordered", (s.n, blocks, height, phases, width, block), dtype, "team")
+    top, bottom = _inside(s.pad[0], s.h, height)
+    for first, last, inside in ((0, top, False), (top, bottom, True), (bottom, height, False)):
         if first == last:
             continue
-        with builder.loop("brow", s.n * channels * (last - first), "parallel") as flat:
-            n, c, row = unravel(flat, (s.n, channels, last - first))
-            y = row + first
+        with builder.loop("brow", s.n * blocks * (last - first), "parallel") as flat:
+            n, c, row = unravel(flat, (s.n, blocks, last - first))
             for phase in range(phases):
-                # Columns of this phase that lie inside of the picture; what is outside on either side is zero.
-                left_end, right_start = _inside(left, s.w, width, phase, phases) if inside else (width, width)
-                for start, end, copied in (
-                    (0, left_end, False),
-                    (left_end, right_start, True),
-                    (right_start, width, False),
-                ):
-                    if start == end:
-                        continue
-                    with builder.loop("bx", end - start, "vectorised") as i:
-                        x = (i + start) * phases + phase - left
-                        value = data(n, c, y - top, x) if copied else cast(0, dtype)
-                        builder.store(copy, (n, c, y, phase, i + start), value)
+                _border_row(conv, builder, copy, (n, c, row + first), (phase, phases), inside)
     builder.barrier()
-    return View(data.type, lambda n, c, y, x: builder.load(copy, (n, c, y, x % phases, x // phases)))
+
+    def read(n: Index, c: Index, y: Index, x: Index) -> Value:
+        return builder.load(copy, (n, c // block, y, x % phases, x // phases, c % block))
+
+    return View(data.type, read)
+
+
+def _border_row(
+    conv: Conv, b: Builder, copy: Buffer, row: tuple[Index, Index, Index], phase: tuple[int, int], inside: bool
+) -> None:
+    """One row of one phase: zeros, then the columns that lie inside of the picture, then zeros."""
+    s, (n, c, y), (number, phases), block = conv.s, row, phase, conv.data_block
+    width = copy.shape[4]
+    left, right = _inside(s.pad[1], s.w, width, number, phases) if inside else (width, width)
+    for start, end, copied in ((0, left, False), (left, right, True), (right, width, False)):
+        if start == end:
+            continue
+        columns, lanes = ("serial", "vectorised") if block > 1 else ("vectorised", "serial")
+        with b.loop("bx", end - start, columns) as i, b.loop("bc", block, lanes) as lane:
+            x = (i + start) * phases + number - s.pad[1]
+            value = conv.data(n, c * block + lane, y - s.pad[0], x) if copied else cast(0, copy.dtype)
+            b.store(copy, (n, c, y, number, i + start, lane), value)
 
 
 def _inside(border: int, size: int, extent: int, phase: int = 0, phases: int = 1) -> tuple[int, int]:

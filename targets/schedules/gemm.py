@@ -2,7 +2,8 @@
 
 The right-hand matrix is packed so that the columns of a tile are contiguous for each term of the sum: when the model is
 built if it is constant, else by the kernel's first stage. Each step loads vectors of it and broadcasts elements of the
-left-hand matrix, which stays as it is.
+left-hand matrix. That one stays as it is, unless its rows are a power of two apart, or nearly: the rows of a tile would
+then push each other out of the first cache, and are packed as well.
 """
 
 import math
@@ -10,16 +11,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy.typing as npt
-from attrs import frozen
+from attrs import evolve, frozen
 
 from ...ir.index import Index, as_index
 from ...ir.loops import Builder, Kernel
-from ...ir.scalar import Buffer, Value
+from ...ir.scalar import Buffer, Value, cast
 from ...ir.types import numpy_dtype
 from ...ops.lowering import View
 from ..lower import Problem, spec
 from .generic import unravel
 from .tiles import Packed, Packing, Piece, RegisterTile, cut, even, packed_operand
+
+LINE, SETS, WAYS = 64, 64, 8
+"""A first-level cache: bytes of a line, sets, lines in each set (32 KiB; those of 48 KiB have more ways)."""
 
 
 @frozen
@@ -91,6 +95,8 @@ class _Product:
     dtype: str
     most: int
     """Rows of a tile."""
+    rows_packing: Packing | None
+    rows_packed: Buffer | None
 
     @staticmethod
     def start(problem: Problem, s: Shape) -> "_Product":
@@ -113,7 +119,29 @@ class _Product:
 
         weights, problem, packed = packed_operand(problem, packing, builder, batch, matrix, element)
         rows = problem.context.shape[:-1] if problem.context is not None else ()
-        return _Product(problem, s, builder, packing, weights, packed, left, rows, dtype, most)
+        product = _Product(problem, s, builder, packing, weights, packed, left, rows, dtype, most, None, None)
+        return product.with_packed_rows() if product.rows_collide() else product
+
+    def rows_collide(self) -> bool:
+        """Whether the rows of a tile share so few sets of the first cache that they do not fit in together."""
+        nbytes = self.s.k * numpy_dtype(self.left.dtype).itemsize
+        if self.s.transpose_a or self.s.n < 4 * self.packing.pieces[0].width or nbytes % LINE:
+            return False
+        sets = SETS // math.gcd(SETS, nbytes // LINE)
+        return self.most > sets * WAYS
+
+    def with_packed_rows(self) -> "_Product":
+        """The same with a stage that packs the left-hand matrix."""
+        pieces = [Piece(start, count, points, 1) for start, count, points in even(self.s.m, self.most)]
+        packing = Packing(tuple(pieces), self.s.k, self.s.m)
+        batch = math.prod(self.s.batch)
+        target = self.builder.alloc("rows", (batch, self.s.k * self.s.m), self.dtype, "team")
+
+        def element(b: Index, k: Index, i: Index) -> Value:
+            return cast(self.left_element(unravel(b, self.s.batch), i, k), self.dtype)
+
+        packing.write(self.builder, target, batch, element)
+        return evolve(self, rows_packing=packing, rows_packed=target)
 
     def left_element(self, batch: Sequence[Index], i: Index, k: Index) -> Value:
         """An element of the left-hand matrix; without batches, its leading axes are counted through as rows."""
@@ -131,6 +159,17 @@ class _Product:
             with self.builder.loop("v", piece.lanes, "vectorised") as v:
                 self._tile(piece, batch, tile, q * points + start, points, v)
 
+    def row_element(self, batch: Sequence[Index], i0: Index, points: int, j: Index, k: Index) -> Value:
+        """Element `k` of row `j` of a tile of `points` rows, the first of which is `i0`."""
+        if self.rows_packing is None or self.rows_packed is None:
+            return self.left_element(batch, i0 + j, k)
+        piece = next(p for p in self.rows_packing.pieces if p.width == points)
+        flat = as_index(0)
+        for extent, place in zip(self.s.batch, batch, strict=True):
+            flat = flat * extent + place
+        offset = self.rows_packing.offset(piece, (i0 - piece.start) // points, k, j)
+        return self.builder.load(self.rows_packed, (flat, offset))
+
     def _tile(self, piece: Piece, batch: list[Index], tile: Index, i0: Index, points: int, v: Index) -> None:
         b = self.builder
         acc = RegisterTile.start(b, piece.blocks, points, self.dtype)
@@ -138,7 +177,7 @@ class _Product:
         acc.accumulate(
             [("k", self.s.k, "rolled")],
             lambda r, o: b.load(self.weights, (matrix, self.packing.offset(piece, tile, r[0], o * piece.lanes + v))),
-            lambda r, j: self.left_element(batch, i0 + j, r[0]),
+            lambda r, j: self.row_element(batch, i0, points, j, r[0]),
         )
 
         def store(o: Index, j: Index, value: Value) -> None:

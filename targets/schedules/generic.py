@@ -19,6 +19,9 @@ PARALLEL_WORK = 16384
 CHUNK = 4096
 """Elements of one iteration of a parallel loop over a flat tensor."""
 
+LONG = 1024
+"""Terms from which on a sum over several axes is added up by rows: rounding errors grow with the terms in a row."""
+
 
 def schedule(problem: Problem) -> Kernel:
     """The generic loops of a group."""
@@ -301,9 +304,19 @@ def _update(
     number: int,
 ) -> None:
     names = [f"k{number}_{axis}" for axis in range(len(extents))]
-    with builder.loops(names, extents) as inner:
-        value = element_of(stage, row, place(inner), earlier)
-        builder.store(acc, (0,), apply(combiner.fn, builder.load(acc, (0,)), value))
+
+    def join(into: Buffer, value: Value) -> None:
+        builder.store(into, (0,), apply(combiner.fn, builder.load(into, (0,)), value))
+
+    if combiner.fn != "add" or len(extents) < 2 or math.prod(extents) < LONG:
+        with builder.loops(names, extents) as inner:
+            join(acc, element_of(stage, row, place(inner), earlier))
+        return
+    with builder.loops(names[:-1], extents[:-1]) as outer:
+        part = _accumulator(builder, f"sum{number}", combiner.start(acc.dtype))
+        with builder.loop(names[-1], extents[-1]) as last:
+            join(part, element_of(stage, row, place((*outer, last)), earlier))
+        join(acc, builder.load(part, (0,)))
 
 
 def _stage_dtype(stage: Stage, row: list[Index], earlier: list[Value]) -> str:

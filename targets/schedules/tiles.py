@@ -89,12 +89,15 @@ class Packing:
 
     def pack(self, matrix: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """A NumPy array of shape (..., rows, extent) packed along its last two axes, which become one."""
-        parts = []
+        batch = matrix.shape[:-2]
+        packed = np.empty((*batch, self.rows * self.extent), matrix.dtype)
         for p in self.pieces:
-            part = matrix[..., p.start : p.start + p.size]
-            part = part.reshape(*part.shape[:-1], p.tiles, p.width)
-            parts.append(np.moveaxis(part, -2, -3).reshape(*matrix.shape[:-2], -1))
-        return np.concatenate(parts, axis=-1)
+            end = p.start + p.size
+            part = matrix[..., p.start : end].reshape(*batch, self.rows, p.tiles, p.width)
+            # Both reshapes split an axis, which never copies: what is copied is copied once, into its place.
+            target = packed[..., p.start * self.rows : end * self.rows].reshape(*batch, p.tiles, self.rows, p.width)
+            target[...] = np.moveaxis(part, -2, -3)
+        return packed
 
     def write(
         self, builder: Builder, target: Buffer, batch: int, element: Callable[[Index, Index, Index], Value]
@@ -161,8 +164,11 @@ class RegisterTile:
         nest(loops, [])
 
 
-Packed = Mapping[int, npt.NDArray[Any]]
-"""Constant inputs of a kernel in the form that it wants, by position."""
+Pack = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
+"""Brings a constant into the form that a kernel wants."""
+
+Packed = Mapping[int, Pack]
+"""For inputs of a kernel, by position, how a constant is to be packed."""
 
 
 def packed_operand(
@@ -184,7 +190,7 @@ def packed_operand(
         element: (batch, row, column) -> value, for packing at run time.
 
     Returns:
-        The buffer to read, the problem with that buffer as input where it is one, and the packed constant.
+        The buffer to read, the problem with that buffer as input where it is one, and how to pack the constant.
 
     """
     given = problem.parameter(1)
@@ -195,6 +201,6 @@ def packed_operand(
         packing.write(builder, scratch, batch, element)
         return scratch, problem, {}
     buffer = Buffer(given.name, shape, given.dtype)
-    array = np.ascontiguousarray(matrix(problem.constants[given]))
     inputs = tuple(buffer if b is given else b for b in problem.inputs)
-    return buffer, evolve(problem, inputs=inputs), {problem.inputs.index(given): packing.pack(array)}
+    pack = {problem.inputs.index(given): lambda array: packing.pack(matrix(array))}
+    return buffer, evolve(problem, inputs=inputs), pack

@@ -73,17 +73,17 @@ void KERNEL(void *const *restrict args, int tid, int nthreads, fw_team *team,
       acc_6 = fw_splat_v8f32(0.0f);
       acc_3 = fw_splat_v8f32(0.0f);
       acc_7 = fw_splat_v8f32(0.0f);
-      _Pragma("GCC unroll 1") for (int64_t c = 0; c < 3; ++c) {
+      _Pragma("GCC unroll 1") for (int64_t cb = 0; cb < 3; ++cb) {
         _Pragma("GCC unroll 1") for (int64_t kh = 0; kh < 3; ++kh) {
           _Pragma("GCC unroll 1") for (int64_t kw = 0; kw < 3; ++kw) {
-            acc_0 = fw_fma_v8f32((*(const v8f32u *)&bordered[220 * c + 22 * (block % 8) + 22 * kh + kw]), fw_splat_v8f32(p1[108 * (block / 8) + 36 * c + 12 * kh + 4 * kw]), acc_0);
-            acc_4 = fw_fma_v8f32((*(const v8f32u *)&bordered[220 * c + 22 * (block % 8) + 22 * kh + kw + 8]), fw_splat_v8f32(p1[108 * (block / 8) + 36 * c + 12 * kh + 4 * kw]), acc_4);
-            acc_1 = fw_fma_v8f32((*(const v8f32u *)&bordered[220 * c + 22 * (block % 8) + 22 * kh + kw]), fw_splat_v8f32(p1[108 * (block / 8) + 36 * c + 12 * kh + 4 * kw + 1]), acc_1);
-            acc_5 = fw_fma_v8f32((*(const v8f32u *)&bordered[220 * c + 22 * (block % 8) + 22 * kh + kw + 8]), fw_splat_v8f32(p1[108 * (block / 8) + 36 * c + 12 * kh + 4 * kw + 1]), acc_5);
-            acc_2 = fw_fma_v8f32((*(const v8f32u *)&bordered[220 * c + 22 * (block % 8) + 22 * kh + kw]), fw_splat_v8f32(p1[108 * (block / 8) + 36 * c + 12 * kh + 4 * kw + 2]), acc_2);
-            acc_6 = fw_fma_v8f32((*(const v8f32u *)&bordered[220 * c + 22 * (block % 8) + 22 * kh + kw + 8]), fw_splat_v8f32(p1[108 * (block / 8) + 36 * c + 12 * kh + 4 * kw + 2]), acc_6);
-            acc_3 = fw_fma_v8f32((*(const v8f32u *)&bordered[220 * c + 22 * (block % 8) + 22 * kh + kw]), fw_splat_v8f32(p1[108 * (block / 8) + 36 * c + 12 * kh + 4 * kw + 3]), acc_3);
-            acc_7 = fw_fma_v8f32((*(const v8f32u *)&bordered[220 * c + 22 * (block % 8) + 22 * kh + kw + 8]), fw_splat_v8f32(p1[108 * (block / 8) + 36 * c + 12 * kh + 4 * kw + 3]), acc_7);
+            acc_0 = fw_fma_v8f32((*(const v8f32u *)&bordered[220 * cb + 22 * (block % 8) + 22 * kh + kw]), fw_splat_v8f32(p1[108 * (block / 8) + 36 * cb + 12 * kh + 4 * kw]), acc_0);
+            acc_4 = fw_fma_v8f32((*(const v8f32u *)&bordered[220 * cb + 22 * (block % 8) + 22 * kh + kw + 8]), fw_splat_v8f32(p1[108 * (block / 8) + 36 * cb + 12 * kh + 4 * kw]), acc_4);
+            acc_1 = fw_fma_v8f32((*(const v8f32u *)&bordered[220 * cb + 22 * (block % 8) + 22 * kh + kw]), fw_splat_v8f32(p1[108 * (block / 8) + 36 * cb + 12 * kh + 4 * kw + 1]), acc_1);
+            acc_5 = fw_fma_v8f32((*(const v8f32u *)&bordered[220 * cb + 22 * (block % 8) + 22 * kh + kw + 8]), fw_splat_v8f32(p1[108 * (block / 8) + 36 * cb + 12 * kh + 4 * kw + 1]), acc_5);
+            acc_2 = fw_fma_v8f32((*(const v8f32u *)&bordered[220 * cb + 22 * (block % 8) + 22 * kh + kw]), fw_splat_v8f32(p1[108 * (block / 8) + 36 * cb + 12 * kh + 4 * kw + 2]), acc_2);
+            acc_6 = fw_fma_v8f32((*(const v8f32u *)&bordered[220 * cb + 22 * (block % 8) + 22 * kh + kw + 8]), fw_splat_v8f32(p1[108 * (block / 8) + 36 * cb + 12 * kh + 4 * kw + 2]), acc_6);
+            acc_3 = fw_fma_v8f32((*(const v8f32u *)&bordered[220 * cb + 22 * (block % 8) + 22 * kh + kw]), fw_splat_v8f32(p1[108 * (block / 8) + 36 * cb + 12 * kh + 4 * kw + 3]), acc_3);
+            acc_7 = fw_fma_v8f32((*(const v8f32u *)&bordered[220 * cb + 22 * (block % 8) + 22 * kh + kw + 8]), fw_splat_v8f32(p1[108 * (block / 8) + 36 * cb + 12 * kh + 4 * kw + 3]), acc_7);
           }
         }
       }
@@ -105,13 +105,13 @@ void KERNEL(void *const *restrict args, int tid, int nthreads, fw_team *team,
       acc_2_1 = fw_splat_v4f32(0.0f);
       acc_2_2 = fw_splat_v4f32(0.0f);
       acc_2_3 = fw_splat_v4f32(0.0f);
-      _Pragma("GCC unroll 1") for (int64_t c_2 = 0; c_2 < 3; ++c_2) {
+      _Pragma("GCC unroll 1") for (int64_t cb_2 = 0; cb_2 < 3; ++cb_2) {
         _Pragma("GCC unroll 1") for (int64_t kh_2 = 0; kh_2 < 3; ++kh_2) {
           _Pragma("GCC unroll 1") for (int64_t kw_2 = 0; kw_2 < 3; ++kw_2) {
-            acc_2_0 = fw_fma_v4f32((*(const v4f32u *)&bordered[220 * c_2 + 22 * (block % 8) + 22 * kh_2 + kw_2 + 16]), fw_splat_v4f32(p1[108 * (block / 8) + 36 * c_2 + 12 * kh_2 + 4 * kw_2]), acc_2_0);
-            acc_2_1 = fw_fma_v4f32((*(const v4f32u *)&bordered[220 * c_2 + 22 * (block % 8) + 22 * kh_2 + kw_2 + 16]), fw_splat_v4f32(p1[108 * (block / 8) + 36 * c_2 + 12 * kh_2 + 4 * kw_2 + 1]), acc_2_1);
-            acc_2_2 = fw_fma_v4f32((*(const v4f32u *)&bordered[220 * c_2 + 22 * (block % 8) + 22 * kh_2 + kw_2 + 16]), fw_splat_v4f32(p1[108 * (block / 8) + 36 * c_2 + 12 * kh_2 + 4 * kw_2 + 2]), acc_2_2);
-            acc_2_3 = fw_fma_v4f32((*(const v4f32u *)&bordered[220 * c_2 + 22 * (block % 8) + 22 * kh_2 + kw_2 + 16]), fw_splat_v4f32(p1[108 * (block / 8) + 36 * c_2 + 12 * kh_2 + 4 * kw_2 + 3]), acc_2_3);
+            acc_2_0 = fw_fma_v4f32((*(const v4f32u *)&bordered[220 * cb_2 + 22 * (block % 8) + 22 * kh_2 + kw_2 + 16]), fw_splat_v4f32(p1[108 * (block / 8) + 36 * cb_2 + 12 * kh_2 + 4 * kw_2]), acc_2_0);
+            acc_2_1 = fw_fma_v4f32((*(const v4f32u *)&bordered[220 * cb_2 + 22 * (block % 8) + 22 * kh_2 + kw_2 + 16]), fw_splat_v4f32(p1[108 * (block / 8) + 36 * cb_2 + 12 * kh_2 + 4 * kw_2 + 1]), acc_2_1);
+            acc_2_2 = fw_fma_v4f32((*(const v4f32u *)&bordered[220 * cb_2 + 22 * (block % 8) + 22 * kh_2 + kw_2 + 16]), fw_splat_v4f32(p1[108 * (block / 8) + 36 * cb_2 + 12 * kh_2 + 4 * kw_2 + 2]), acc_2_2);
+            acc_2_3 = fw_fma_v4f32((*(const v4f32u *)&bordered[220 * cb_2 + 22 * (block % 8) + 22 * kh_2 + kw_2 + 16]), fw_splat_v4f32(p1[108 * (block / 8) + 36 * cb_2 + 12 * kh_2 + 4 * kw_2 + 3]), acc_2_3);
           }
         }
       }

@@ -64,15 +64,15 @@ void KERNEL(void *const *restrict args, int tid, int nthreads, fw_team *team,
         acc_3 = fw_splat_v16f32(0.0f);
         acc_4 = fw_splat_v16f32(0.0f);
         acc_5 = fw_splat_v16f32(0.0f);
-        _Pragma("GCC unroll 1") for (int64_t c = 0; c < 3; ++c) {
+        _Pragma("GCC unroll 1") for (int64_t cb = 0; cb < 3; ++cb) {
           _Pragma("GCC unroll 1") for (int64_t kh = 0; kh < 3; ++kh) {
             _Pragma("GCC unroll 1") for (int64_t kw = 0; kw < 3; ++kw) {
-              acc_0 = fw_fma_v16f32((*(const v16f32u *)&bordered[220 * c + 22 * block + 22 * kh + kw]), fw_splat_v16f32(p1[54 * c + 18 * kh + 6 * kw]), acc_0);
-              acc_1 = fw_fma_v16f32((*(const v16f32u *)&bordered[220 * c + 22 * block + 22 * kh + kw]), fw_splat_v16f32(p1[54 * c + 18 * kh + 6 * kw + 1]), acc_1);
-              acc_2 = fw_fma_v16f32((*(const v16f32u *)&bordered[220 * c + 22 * block + 22 * kh + kw]), fw_splat_v16f32(p1[54 * c + 18 * kh + 6 * kw + 2]), acc_2);
-              acc_3 = fw_fma_v16f32((*(const v16f32u *)&bordered[220 * c + 22 * block + 22 * kh + kw]), fw_splat_v16f32(p1[54 * c + 18 * kh + 6 * kw + 3]), acc_3);
-              acc_4 = fw_fma_v16f32((*(const v16f32u *)&bordered[220 * c + 22 * block + 22 * kh + kw]), fw_splat_v16f32(p1[54 * c + 18 * kh + 6 * kw + 4]), acc_4);
-              acc_5 = fw_fma_v16f32((*(const v16f32u *)&bordered[220 * c + 22 * block + 22 * kh + kw]), fw_splat_v16f32(p1[54 * c + 18 * kh + 6 * kw + 5]), acc_5);
+              acc_0 = fw_fma_v16f32((*(const v16f32u *)&bordered[220 * cb + 22 * block + 22 * kh + kw]), fw_splat_v16f32(p1[54 * cb + 18 * kh + 6 * kw]), acc_0);
+              acc_1 = fw_fma_v16f32((*(const v16f32u *)&bordered[220 * cb + 22 * block + 22 * kh + kw]), fw_splat_v16f32(p1[54 * cb + 18 * kh + 6 * kw + 1]), acc_1);
+              acc_2 = fw_fma_v16f32((*(const v16f32u *)&bordered[220 * cb + 22 * block + 22 * kh + kw]), fw_splat_v16f32(p1[54 * cb + 18 * kh + 6 * kw + 2]), acc_2);
+              acc_3 = fw_fma_v16f32((*(const v16f32u *)&bordered[220 * cb + 22 * block + 22 * kh + kw]), fw_splat_v16f32(p1[54 * cb + 18 * kh + 6 * kw + 3]), acc_3);
+              acc_4 = fw_fma_v16f32((*(const v16f32u *)&bordered[220 * cb + 22 * block + 22 * kh + kw]), fw_splat_v16f32(p1[54 * cb + 18 * kh + 6 * kw + 4]), acc_4);
+              acc_5 = fw_fma_v16f32((*(const v16f32u *)&bordered[220 * cb + 22 * block + 22 * kh + kw]), fw_splat_v16f32(p1[54 * cb + 18 * kh + 6 * kw + 5]), acc_5);
             }
           }
         }
@@ -96,15 +96,15 @@ void KERNEL(void *const *restrict args, int tid, int nthreads, fw_team *team,
         acc_2_3 = fw_splat_v4f32(0.0f);
         acc_2_4 = fw_splat_v4f32(0.0f);
         acc_2_5 = fw_splat_v4f32(0.0f);
-        _Pragma("GCC unroll 1") for (int64_t c_2 = 0; c_2 < 3; ++c_2) {
+        _Pragma("GCC unroll 1") for (int64_t cb_2 = 0; cb_2 < 3; ++cb_2) {
           _Pragma("GCC unroll 1") for (int64_t kh_2 = 0; kh_2 < 3; ++kh_2) {
             _Pragma("GCC unroll 1") for (int64_t kw_2 = 0; kw_2 < 3; ++kw_2) {
-              acc_2_0 = fw_fma_v4f32((*(const v4f32u *)&bordered[220 * c_2 + 22 * block + 22 * kh_2 + kw_2 + 16]), fw_splat_v4f32(p1[54 * c_2 + 18 * kh_2 + 6 * kw_2]), acc_2_0);
-              acc_2_1 = fw_fma_v4f32((*(const v4f32u *)&bordered[220 * c_2 + 22 * block + 22 * kh_2 + kw_2 + 16]), fw_splat_v4f32(p1[54 * c_2 + 18 * kh_2 + 6 * kw_2 + 1]), acc_2_1);
-              acc_2_2 = fw_fma_v4f32((*(const v4f32u *)&bordered[220 * c_2 + 22 * block + 22 * kh_2 + kw_2 + 16]), fw_splat_v4f32(p1[54 * c_2 + 18 * kh_2 + 6 * kw_2 + 2]), acc_2_2);
-              acc_2_3 = fw_fma_v4f32((*(const v4f32u *)&bordered[220 * c_2 + 22 * block + 22 * kh_2 + kw_2 + 16]), fw_splat_v4f32(p1[54 * c_2 + 18 * kh_2 + 6 * kw_2 + 3]), acc_2_3);
-              acc_2_4 = fw_fma_v4f32((*(const v4f32u *)&bordered[220 * c_2 + 22 * block + 22 * kh_2 + kw_2 + 16]), fw_splat_v4f32(p1[54 * c_2 + 18 * kh_2 + 6 * kw_2 + 4]), acc_2_4);
-              acc_2_5 = fw_fma_v4f32((*(const v4f32u *)&bordered[220 * c_2 + 22 * block + 22 * kh_2 + kw_2 + 16]), fw_splat_v4f32(p1[54 * c_2 + 18 * kh_2 + 6 * kw_2 + 5]), acc_2_5);
+              acc_2_0 = fw_fma_v4f32((*(const v4f32u *)&bordered[220 * cb_2 + 22 * block + 22 * kh_2 + kw_2 + 16]), fw_splat_v4f32(p1[54 * cb_2 + 18 * kh_2 + 6 * kw_2]), acc_2_0);
+              acc_2_1 = fw_fma_v4f32((*(const v4f32u *)&bordered[220 * cb_2 + 22 * block + 22 * kh_2 + kw_2 + 16]), fw_splat_v4f32(p1[54 * cb_2 + 18 * kh_2 + 6 * kw_2 + 1]), acc_2_1);
+              acc_2_2 = fw_fma_v4f32((*(const v4f32u *)&bordered[220 * cb_2 + 22 * block + 22 * kh_2 + kw_2 + 16]), fw_splat_v4f32(p1[54 * cb_2 + 18 * kh_2 + 6 * kw_2 + 2]), acc_2_2);
+              acc_2_3 = fw_fma_v4f32((*(const v4f32u *)&bordered[220 * cb_2 + 22 * block + 22 * kh_2 + kw_2 + 16]), fw_splat_v4f32(p1[54 * cb_2 + 18 * kh_2 + 6 * kw_2 + 3]), acc_2_3);
+              acc_2_4 = fw_fma_v4f32((*(const v4f32u *)&bordered[220 * cb_2 + 22 * block + 22 * kh_2 + kw_2 + 16]), fw_splat_v4f32(p1[54 * cb_2 + 18 * kh_2 + 6 * kw_2 + 4]), acc_2_4);
+              acc_2_5 = fw_fma_v4f32((*(const v4f32u *)&bordered[220 * cb_2 + 22 * block + 22 * kh_2 + kw_2 + 16]), fw_splat_v4f32(p1[54 * cb_2 + 18 * kh_2 + 6 * kw_2 + 5]), acc_2_5);
             }
           }
         }
@@ -128,14 +128,14 @@ void KERNEL(void *const *restrict args, int tid, int nthreads, fw_team *team,
         acc_3_2 = fw_splat_v16f32(0.0f);
         acc_3_3 = fw_splat_v16f32(0.0f);
         acc_3_4 = fw_splat_v16f32(0.0f);
-        _Pragma("GCC unroll 1") for (int64_t c_3 = 0; c_3 < 3; ++c_3) {
+        _Pragma("GCC unroll 1") for (int64_t cb_3 = 0; cb_3 < 3; ++cb_3) {
           _Pragma("GCC unroll 1") for (int64_t kh_3 = 0; kh_3 < 3; ++kh_3) {
             _Pragma("GCC unroll 1") for (int64_t kw_3 = 0; kw_3 < 3; ++kw_3) {
-              acc_3_0 = fw_fma_v16f32((*(const v16f32u *)&bordered[220 * c_3 + 22 * (block_2 % 8) + 22 * kh_3 + kw_3]), fw_splat_v16f32(p1[135 * (block_2 / 8) + 45 * c_3 + 15 * kh_3 + 5 * kw_3 + 162]), acc_3_0);
-              acc_3_1 = fw_fma_v16f32((*(const v16f32u *)&bordered[220 * c_3 + 22 * (block_2 % 8) + 22 * kh_3 + kw_3]), fw_splat_v16f32(p1[135 * (block_2 / 8) + 45 * c_3 + 15 * kh_3 + 5 * kw_3 + 163]), acc_3_1);
-              acc_3_2 = fw_fma_v16f32((*(const v16f32u *)&bordered[220 * c_3 + 22 * (block_2 % 8) + 22 * kh_3 + kw_3]), fw_splat_v16f32(p1[135 * (block_2 / 8) + 45 * c_3 + 15 * kh_3 + 5 * kw_3 + 164]), acc_3_2);
-              acc_3_3 = fw_fma_v16f32((*(const v16f32u *)&bordered[220 * c_3 + 22 * (block_2 % 8) + 22 * kh_3 + kw_3]), fw_splat_v16f32(p1[135 * (block_2 / 8) + 45 * c_3 + 15 * kh_3 + 5 * kw_3 + 165]), acc_3_3);
-              acc_3_4 = fw_fma_v16f32((*(const v16f32u *)&bordered[220 * c_3 + 22 * (block_2 % 8) + 22 * kh_3 + kw_3]), fw_splat_v16f32(p1[135 * (block_2 / 8) + 45 * c_3 + 15 * kh_3 + 5 * kw_3 + 166]), acc_3_4);
+              acc_3_0 = fw_fma_v16f32((*(const v16f32u *)&bordered[220 * cb_3 + 22 * (block_2 % 8) + 22 * kh_3 + kw_3]), fw_splat_v16f32(p1[135 * (block_2 / 8) + 45 * cb_3 + 15 * kh_3 + 5 * kw_3 + 162]), acc_3_0);
+              acc_3_1 = fw_fma_v16f32((*(const v16f32u *)&bordered[220 * cb_3 + 22 * (block_2 % 8) + 22 * kh_3 + kw_3]), fw_splat_v16f32(p1[135 * (block_2 / 8) + 45 * cb_3 + 15 * kh_3 + 5 * kw_3 + 163]), acc_3_1);
+              acc_3_2 = fw_fma_v16f32((*(const v16f32u *)&bordered[220 * cb_3 + 22 * (block_2 % 8) + 22 * kh_3 + kw_3]), fw_splat_v16f32(p1[135 * (block_2 / 8) + 45 * cb_3 + 15 * kh_3 + 5 * kw_3 + 164]), acc_3_2);
+              acc_3_3 = fw_fma_v16f32((*(const v16f32u *)&bordered[220 * cb_3 + 22 * (block_2 % 8) + 22 * kh_3 + kw_3]), fw_splat_v16f32(p1[135 * (block_2 / 8) + 45 * cb_3 + 15 * kh_3 + 5 * kw_3 + 165]), acc_3_3);
+              acc_3_4 = fw_fma_v16f32((*(const v16f32u *)&bordered[220 * cb_3 + 22 * (block_2 % 8) + 22 * kh_3 + kw_3]), fw_splat_v16f32(p1[135 * (block_2 / 8) + 45 * cb_3 + 15 * kh_3 + 5 * kw_3 + 166]), acc_3_4);
             }
           }
         }
@@ -156,14 +156,14 @@ void KERNEL(void *const *restrict args, int tid, int nthreads, fw_team *team,
         acc_4_2 = fw_splat_v4f32(0.0f);
         acc_4_3 = fw_splat_v4f32(0.0f);
         acc_4_4 = fw_splat_v4f32(0.0f);
-        _Pragma("GCC unroll 1") for (int64_t c_4 = 0; c_4 < 3; ++c_4) {
+        _Pragma("GCC unroll 1") for (int64_t cb_4 = 0; cb_4 < 3; ++cb_4) {
           _Pragma("GCC unroll 1") for (int64_t kh_4 = 0; kh_4 < 3; ++kh_4) {
             _Pragma("GCC unroll 1") for (int64_t kw_4 = 0; kw_4 < 3; ++kw_4) {
-              acc_4_0 = fw_fma_v4f32((*(const v4f32u *)&bordered[220 * c_4 + 22 * (block_2 % 8) + 22 * kh_4 + kw_4 + 16]), fw_splat_v4f32(p1[135 * (block_2 / 8) + 45 * c_4 + 15 * kh_4 + 5 * kw_4 + 162]), acc_4_0);
-              acc_4_1 = fw_fma_v4f32((*(const v4f32u *)&bordered[220 * c_4 + 22 * (block_2 % 8) + 22 * kh_4 + kw_4 + 16]), fw_splat_v4f32(p1[135 * (block_2 / 8) + 45 * c_4 + 15 * kh_4 + 5 * kw_4 + 163]), acc_4_1);
-              acc_4_2 = fw_fma_v4f32((*(const v4f32u *)&bordered[220 * c_4 + 22 * (block_2 % 8) + 22 * kh_4 + kw_4 + 16]), fw_splat_v4f32(p1[135 * (block_2 / 8) + 45 * c_4 + 15 * kh_4 + 5 * kw_4 + 164]), acc_4_2);
-              acc_4_3 = fw_fma_v4f32((*(const v4f32u *)&bordered[220 * c_4 + 22 * (block_2 % 8) + 22 * kh_4 + kw_4 + 16]), fw_splat_v4f32(p1[135 * (block_2 / 8) + 45 * c_4 + 15 * kh_4 + 5 * kw_4 + 165]), acc_4_3);
-              acc_4_4 = fw_fma_v4f32((*(const v4f32u *)&bordered[220 * c_4 + 22 * (block_2 % 8) + 22 * kh_4 + kw_4 + 16]), fw_splat_v4f32(p1[135 * (block_2 / 8) + 45 * c_4 + 15 * kh_4 + 5 * kw_4 + 166]), acc_4_4);
+              acc_4_0 = fw_fma_v4f32((*(const v4f32u *)&bordered[220 * cb_4 + 22 * (block_2 % 8) + 22 * kh_4 + kw_4 + 16]), fw_splat_v4f32(p1[135 * (block_2 / 8) + 45 * cb_4 + 15 * kh_4 + 5 * kw_4 + 162]), acc_4_0);
+              acc_4_1 = fw_fma_v4f32((*(const v4f32u *)&bordered[220 * cb_4 + 22 * (block_2 % 8) + 22 * kh_4 + kw_4 + 16]), fw_splat_v4f32(p1[135 * (block_2 / 8) + 45 * cb_4 + 15 * kh_4 + 5 * kw_4 + 163]), acc_4_1);
+              acc_4_2 = fw_fma_v4f32((*(const v4f32u *)&bordered[220 * cb_4 + 22 * (block_2 % 8) + 22 * kh_4 + kw_4 + 16]), fw_splat_v4f32(p1[135 * (block_2 / 8) + 45 * cb_4 + 15 * kh_4 + 5 * kw_4 + 164]), acc_4_2);
+              acc_4_3 = fw_fma_v4f32((*(const v4f32u *)&bordered[220 * cb_4 + 22 * (block_2 % 8) + 22 * kh_4 + kw_4 + 16]), fw_splat_v4f32(p1[135 * (block_2 / 8) + 45 * cb_4 + 15 * kh_4 + 5 * kw_4 + 165]), acc_4_3);
+              acc_4_4 = fw_fma_v4f32((*(const v4f32u *)&bordered[220 * cb_4 + 22 * (block_2 % 8) + 22 * kh_4 + kw_4 + 16]), fw_splat_v4f32(p1[135 * (block_2 / 8) + 45 * cb_4 + 15 * kh_4 + 5 * kw_4 + 166]), acc_4_4);
             }
           }
         }

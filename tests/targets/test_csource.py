@@ -23,6 +23,7 @@ from fusewire.targets.toolchain import find_compiler
 from tests.direct import Array, c_text, run_loops
 
 X = Buffer("x", (37,), "float32")
+N = Buffer("n", (37,), "int32")
 
 
 def kernel(
@@ -317,6 +318,8 @@ class TestText:
         kernels = [
             kernel(element),
             kernel(lambda b, i: apply("floordiv", cast(b.load(X, (i,)), "int8"), 3), dtype="int8", name="k1"),
+            kernel(lambda b, i: apply("max", b.load(N, (i,)), b.load(N, (i,)) + 1), [N], "int32", "k2"),
+            Kernel("k3", (X,), (Buffer("out", (0,), "float32"),), ()),
         ]
         path = tmp_path / "k.c"
         path.write_text(C.headers + TEAM_HEADER + c_text([finish(k, 16) for k in kernels]))
@@ -334,6 +337,14 @@ class TestText:
         ]
         done = subprocess.run([*compiler.command, *flags], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, "")
+
+    def test_what_no_kernel_uses_is_left_out(self) -> None:
+        prelude = Prelude(C)
+        text = Emitter(prelude).kernel(finish(kernel(lambda b, i: apply("max", b.load(X, (i,)), 0.0)), 32))
+        assert {"fw_maxc_v8f32", "fw_splat_v8f32"} <= prelude.definitions.keys()
+        assert "fw_maxc_v8f32(" in prelude.text([text]) and "fw_splat_v8f32" not in prelude.text([text])
+        empty = Kernel("k", (Buffer("p0", (0,), "int8"),), (Buffer("out", (0,), "int8"),), ())
+        assert "p0" not in body_of(empty) and "(void)args;" in body_of(empty)
 
     def test_a_loop_kind_that_passes_leave_is_plain(self) -> None:
         body = body_of(Kernel("k", (X,), (Buffer("out", (1,), "float32"),), ()))

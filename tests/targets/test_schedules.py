@@ -31,7 +31,7 @@ def only_group(graph: fw.Expr, isa: Isa, threads: int = 4) -> tuple[KernelStep, 
     constants = {k: program.constants[s] for k, s in enumerate(step.inputs) if s in program.constants}
     lowered, _, _ = implement(make_problem(step.function, "KERNEL", isa, threads, constants))
     names = {slots[0]: name for name, slots in program.inputs.items()}
-    known = {**constants, **lowered.packed}
+    known = {k: lowered.packed[k](array) if k in lowered.packed else array for k, array in constants.items()}
     return step, lowered.kernel, [known[k] if k in known else names[slot] for k, slot in enumerate(step.inputs)]
 
 
@@ -186,5 +186,5 @@ def test_why_an_implementation_was_refused() -> None:
     lib = fw.build(nhwc)
     (choice,) = lib.explain().choices
     assert choice.chosen == "loops.cpu"
-    assert {c.name: c.refusal is None for c in choice.candidates} == {"conv2d_nchw.cpu": False, "loops.cpu": True}
+    assert [c.name for c in choice.candidates if c.refusal is None] == ["loops.cpu"]
     assert "NHWC" in str(lib.explain()) and "NCHW" in str(lib.explain())

@@ -19,6 +19,7 @@ CANONICAL = {
     "cpu -libs=auto": "cpu -keys=cpu -libs=auto",
     "cpu -libs=auto:openblas": "cpu -keys=cpu -libs=auto:openblas",
     "cpu -mcpu=haswell -mattr=-fma,+sse4.2": "cpu -keys=cpu -mattr=-fma,+sse4.2 -mcpu=haswell",
+    "llvm -mtriple=aarch64-linux-gnu -mattr=+neon": "cpu -keys=cpu -mattr=+neon -mtriple=aarch64-linux-gnu",
     "cuda -libs=cudnn -arch=sm_75": "cuda -keys=cuda,gpu -arch=sm_75 -libs=cudnn -max_num_threads=1024 "
     "-thread_warp_size=32",
     "cuda --max-num-threads=256": "cuda -keys=cuda,gpu -max_num_threads=256 -thread_warp_size=32",
@@ -206,6 +207,13 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], CpuFeatures]:
         ),
         ("-mcpu=neoverse-n1", "neon", 16, 32, ["-mcpu=neoverse-n1"]),
         ("-mcpu=neoverse-v1 -mattr=+sve,-fp16", "neon", 16, 32, ["-mcpu=neoverse-v1+sve+nofp16"]),
+        ("-mcpu=generic", "generic", 16, 16, []),
+        ("-mcpu=generic -mattr=+avx2,+fma", "avx2", 32, 16, ["-march=x86-64", "-mavx2", "-mfma"]),
+        ("-mtriple=x86_64-linux-gnu", "sse", 16, 16, ["-march=x86-64"]),
+        ("-mtriple=amd64-freebsd -mcpu=native -mattr=-avx512f", "avx2", 32, 16, ["-march=native", "-mno-avx512f"]),
+        ("-mtriple=aarch64-linux-gnu -mattr=+neon", "neon", 16, 32, ["-mcpu=generic+simd"]),
+        ("-mtriple=arm64-apple-darwin -mcpu=apple-m1", "neon", 16, 32, ["-mcpu=apple-m1"]),
+        ("-mtriple=riscv64-linux-gnu", "generic", 16, 16, []),
     ],
 )
 def test_isa_on_an_avx512_host(
@@ -222,7 +230,7 @@ def test_isa_of_other_hosts(host: Callable[[str, str], CpuFeatures]) -> None:
     assert (native.name, native.vector_bytes, native.cflags) == ("avx2", 32, ("-march=native",))
     assert "hypervisor" not in native.requires and "fma" in native.requires
     host(ARM, "aarch64")
-    assert isa_for(Target("cpu")) == Isa("neon", 16, 32, ("-mcpu=native",), ("neon",))
+    assert isa_for(Target("cpu")) == Isa("neon", 16, 32, ("-mcpu=native",), ("crc32", "fp", "neon"))
     with pytest.raises(TargetError, match="needs a named -mcpu"):
         isa_for(Target("cpu -mattr=+sve"))
     host("", "riscv64")
@@ -236,6 +244,33 @@ def test_what_the_host_lacks(host: Callable[[str, str], CpuFeatures]) -> None:
     wanted = isa_for(Target("cpu -mcpu=skylake-avx512"))
     assert {"avx512f", "avx512vl"} <= set(cpu.missing(wanted)) and "fma" not in cpu.missing(wanted)
     assert "avx2" not in cpu.missing(isa_for(Target("cpu -mattr=+avx2")))
+
+
+def test_plain_c_runs_anywhere_and_a_named_machine_is_the_one(host: Callable[[str, str], CpuFeatures]) -> None:
+    cpu = host(AVX2, "x86_64")
+    assert cpu.missing(isa_for(Target("cpu -mcpu=generic"))) == ()
+    assert cpu.missing(isa_for(Target("cpu -mtriple=x86_64"))) == ()
+    assert cpu.missing(isa_for(Target("cpu -mtriple=riscv64-linux-gnu"))) == ("riscv64",)
+    assert cpu.missing(isa_for(Target("cpu -mtriple=aarch64"))) == ("neon",)
+    assert host("", "riscv64").missing(isa_for(Target("cpu -mtriple=riscv64-linux-gnu"))) == ()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("-mtriple=aarch64-linux-gnu -mcpu=haswell", "the processor haswell is not one for aarch64"),
+        ("-mtriple=x86_64 -mcpu=cortex-a72", "the processor cortex-a72 is not one for x86_64"),
+        ("-mtriple=riscv64 -mcpu=haswell", "the processor haswell is not one for riscv64"),
+        ("-mtriple=aarch64 -mcpu=native", "the processor native is the host's, which is x86_64"),
+        ("-mtriple=riscv64 -mattr=+v", "-mattr is for x86 and Arm only, not for riscv64"),
+        ("-mtriple=-x", "bad value '-x' for -mtriple; expected a machine, such as aarch64-linux-gnu"),
+    ],
+)
+def test_triple_errors(host: Callable[[str, str], CpuFeatures], options: str, message: str) -> None:
+    host(AVX2, "x86_64")
+    with pytest.raises(TargetError) as caught:
+        isa_for(Target(f"cpu {options}"))
+    assert message in str(caught.value)
 
 
 def test_isa_errors() -> None:

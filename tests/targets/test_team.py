@@ -140,7 +140,7 @@ def test_every_thread_sees_what_the_others_wrote(n: int, flags: tuple[str, ...],
 def test_any_spinning_time(
     spin_ns: int, flags: tuple[str, ...], probe_lib: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fusewire.targets.team._SPIN_NS", spin_ns)
+    monkeypatch.setattr("fusewire.targets.team.SPIN_NS", spin_ns)
     monkeypatch.setattr("fusewire.targets.team.usable_cores", lambda: 8)
     with ThreadTeam(3, load_runtime(*flags)) as team:
         check(team, 3, probe_lib, phases=20, regions=10)

@@ -18,7 +18,14 @@ from fusewire.targets import toolchain
 from fusewire.targets.cpuinfo import cpu_features, isa_for
 from fusewire.targets.objcache import ObjectCache
 from fusewire.targets.target import Target
-from fusewire.targets.toolchain import cache_dir, cache_limit, compile_shared, find_compiler, load_shared
+from fusewire.targets.toolchain import (
+    cache_dir,
+    cache_limit,
+    compile_shared,
+    find_compiler,
+    load_shared,
+    spelled_for,
+)
 
 FAST = ["-O0"]  # what is compiled here does not matter; how long it takes does
 
@@ -371,6 +378,17 @@ def test_ziglang_is_the_last_resort(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     # Checks for undefined behaviour, which zig adds to unoptimised code, would stop at the unaligned load.
     unaligned = load_shared([("f", "int f(const char *p) { return *(const int *)(p + 1); }")], FAST)
     assert unaligned.f(b"\0\x07\0\0\0") == (7 if sys.byteorder == "little" else 7 << 24)
+
+
+def test_zig_takes_the_names_of_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ziglang")
+    assert spelled_for("zig", ["-march=x86-64-v3", "-mno-fma"]) == ("-march=x86_64_v3", "-mno-fma")
+    assert spelled_for("zig", ["-mcpu=cortex-a72+simd"]) == ("-mcpu=cortex_a72+neon",)
+    assert spelled_for("gcc", ["-march=x86-64-v3"]) == ("-march=x86-64-v3",)
+    if "sse2" not in cpu_features().features:
+        pytest.skip("not an x86-64 processor")
+    monkeypatch.setenv("CC", f"{sys.executable} -m ziglang cc")
+    assert load_shared([source(5)], ["-march=x86-64", "-O1"]).f() == 5
 
 
 def test_debug_logs_the_time(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,0 +1,138 @@
+"""Matrices of Winograd's minimal filtering F(m, r), made by the Toom-Cook construction in exact rationals.
+
+A polynomial product is evaluated at n = m + r - 1 points, multiplied point by point, and interpolated; transposing that
+algorithm gives m outputs of an FIR filter with r taps from n inputs d:
+
+    y = A^T ((G g) * (B^T d))
+
+With M_i(x) the product of (x - a) over the finite points a other than a_i, row i of B^T holds the coefficients of
+M_i, row i of G the powers of a_i divided by M_i(a_i), and row j of A^T the j-th powers of all points. (S. Winograd,
+Arithmetic Complexity of Computations, 1980; A. Lavin and S. Gray, arXiv:1509.09308.)
+
+The points decide the rounding error. Pairs +-p let rows share their even and their odd halves.
+"""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from functools import cache
+
+from attrs import frozen
+
+Row = tuple[Fraction, ...]
+Matrix = tuple[Row, ...]
+
+POINTS = {
+    2: (Fraction(0), Fraction(1), Fraction(-1)),
+    4: (Fraction(0), Fraction(3, 4), Fraction(-3, 4), Fraction(3, 2), Fraction(-3, 2)),
+}
+"""Finite points by m, for three taps: those for m = 4 give a fifth of the error of the usual 0, 1, -1, 2, -2."""
+
+
+@frozen
+class Filter:
+    """F(m, r): `at` has shape (m, n), `g` (n, r), `bt` (n, n), with n = m + r - 1."""
+
+    m: int
+    r: int
+    at: Matrix
+    g: Matrix
+    bt: Matrix
+
+    @property
+    def n(self) -> int:
+        """Inputs that give m outputs."""
+        return self.m + self.r - 1
+
+
+@cache
+def winograd(m: int, r: int = 3) -> Filter:
+    """F(m, r) from the points in `POINTS` and infinity."""
+    points = POINTS[m]
+    n = m + r - 1
+    assert len(points) == n - 1
+    at = [[a**j for a in points] + [Fraction(int(j == m - 1))] for j in range(m)]
+    g, bt = [], []
+    for k, a in enumerate(points):
+        others = _product([p for i, p in enumerate(points) if i != k])
+        scale = sum(c * a**e for e, c in enumerate(others))
+        g.append([a**j / scale for j in range(r)])
+        bt.append([*others, Fraction(0)])
+    g.append([Fraction(int(j == r - 1)) for j in range(r)])
+    bt.append(_product(points))
+    return Filter(m, r, _frozen(at), _frozen(g), _frozen(bt))
+
+
+def _product(roots: Sequence[Fraction]) -> list[Fraction]:
+    """Coefficients of the product of (x - root), the constant one first."""
+    result = [Fraction(1)]
+    for root in roots:
+        shifted = [Fraction(0), *result]
+        result = [s - root * c for s, c in zip(shifted, [*result, Fraction(0)], strict=True)]
+    return result
+
+
+def _frozen(rows: Sequence[Sequence[Fraction]]) -> Matrix:
+    return tuple(tuple(row) for row in rows)
+
+
+@frozen
+class Step:
+    """`out = sum of coefficient * source` over (source, coefficient) terms; sources are inputs or earlier steps."""
+
+    terms: tuple[tuple[int, Fraction], ...]
+
+
+def linear_program(matrix: Matrix) -> tuple[tuple[Step, ...], tuple[int, ...]]:
+    """How to multiply a vector by `matrix` with the halves of +-p pairs shared.
+
+    Returns:
+        Steps, numbered on from the inputs (the columns), and for each row the number of its step.
+    """
+    columns = len(matrix[0])
+    steps: list[Step] = []
+
+    def add(terms: Sequence[tuple[int, Fraction]]) -> int:
+        steps.append(Step(tuple((s, c) for s, c in terms if c)))
+        return columns + len(steps) - 1
+
+    rows: list[int | None] = [None] * len(matrix)
+    for k, row in enumerate(matrix):
+        if rows[k] is not None:
+            continue
+        mirror = tuple(-c if e % 2 else c for e, c in enumerate(row))
+        twin = next((j for j in range(k + 1, len(matrix)) if matrix[j] == mirror), None)
+        if twin is None or mirror == row:
+            rows[k] = add(list(enumerate(row)))
+            continue
+        even = add([(e, c) for e, c in enumerate(row) if e % 2 == 0])
+        odd = add([(e, c) for e, c in enumerate(row) if e % 2])
+        rows[k] = add([(even, Fraction(1)), (odd, Fraction(1))])
+        rows[twin] = add([(even, Fraction(1)), (odd, Fraction(-1))])
+    return tuple(steps), tuple(r for r in rows if r is not None)
+
+
+def paired_program(matrix: Matrix) -> tuple[tuple[Step, ...], tuple[int, ...]]:
+    """The same where the +-p pairs are columns: sums and differences of the two inputs are shared by the rows."""
+    columns = list(zip(*matrix, strict=True))
+    steps: list[Step] = []
+    terms: list[list[tuple[int, Fraction]]] = [[] for _ in matrix]
+    done: set[int] = set()
+    for k, column in enumerate(columns):
+        if k in done:
+            continue
+        mirror = tuple(-c if e % 2 else c for e, c in enumerate(column))
+        twin = next((j for j in range(k + 1, len(columns)) if columns[j] == mirror), None)
+        if twin is None or mirror == column:
+            for row, c in enumerate(column):
+                terms[row].append((k, c))
+            continue
+        done.add(twin)
+        for parity, sign in ((0, 1), (1, -1)):
+            steps.append(Step(((k, Fraction(1)), (twin, Fraction(sign)))))
+            for row in range(parity, len(matrix), 2):
+                terms[row].append((len(columns) + len(steps) - 1, column[row]))
+    rows = []
+    for parts in terms:
+        steps.append(Step(tuple((s, c) for s, c in parts if c)))
+        rows.append(len(columns) + len(steps) - 1)
+    return tuple(steps), tuple(rows)

@@ -1,0 +1,137 @@
+"""Depthwise conv2d in blocked layouts: channels in lanes, a few pixels of a row at a time.
+
+Each channel has a filter of its own, so there is nothing to broadcast: a vector of inputs meets a vector of weights.
+The inputs of a row are loaded once for all taps that use them. The columns whose windows stick out of the picture are
+written apart with just the taps inside; rows outside are skipped. So there is no bordered copy, and inner loops have
+no guards.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy.typing as npt
+from attrs import evolve, frozen
+
+from ...ir.index import Index, as_index
+from ...ir.loops import Builder, Kernel
+from ...ir.scalar import Buffer, Const, Value, apply, inside, select
+from ..lower import Problem
+from . import conv_shape
+from .conv_shape import Conv, conv_of
+from .generic import unravel
+from .tiles import Packed, Packing, cut, even, packed_operand
+
+WIDEST = 11
+"""The widest window that is unrolled."""
+
+
+def check(problem: Problem) -> str | None:
+    """Why the schedule does not fit, or None."""
+    if reason := conv_shape.check(problem):
+        return reason
+    conv = conv_of(problem)
+    if conv.s.ci != 1 or conv.s.co != 1:
+        return "not depthwise: a group has more than one channel"
+    if conv.data_block != conv.out_block or conv.data_block == 1:
+        return "input and result do not have the same blocks of channels"
+    if conv.s.kw > WIDEST:
+        return f"the window is more than {WIDEST} wide"
+    return None
+
+
+def predict(problem: Problem) -> float:
+    """The cost in vector operations, if one thread does everything; a quarter is for loads and edges."""
+    conv = conv_of(problem)
+    return conv.s.flops / 2 / min(conv.lanes, conv.data_block) * 1.25
+
+
+def schedule(problem: Problem) -> tuple[Kernel, Packed]:
+    """The loops of a depthwise convolution, and how its weights are packed."""
+    return _Depthwise.start(conv_of(problem)).kernel()
+
+
+@frozen(eq=False)
+class _Depthwise:
+    conv: Conv
+    b: Builder
+    packing: Packing
+    weights: Buffer
+    packed: Packed
+
+    @staticmethod
+    def start(conv: Conv) -> "_Depthwise":
+        """Pack the weights: for each block of channels, window positions, then channels."""
+        s, b, view = conv.s, Builder(), conv.weight
+        packing = Packing(tuple(cut(s.groups, conv.data_block, 1)), s.kh * s.kw, s.groups)
+
+        def matrix(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+            return array.reshape(1, s.groups, -1).swapaxes(1, 2)
+
+        def element(batch: Index, row: Index, c: Index) -> Value:
+            return view(c, 0, row // s.kw, row % s.kw)
+
+        weights, problem, packed = packed_operand(conv.problem, packing, b, 1, matrix, element)
+        return _Depthwise(evolve(conv, problem=problem), b, packing, weights, packed)
+
+    def kernel(self) -> tuple[Kernel, Packed]:
+        """Rows of blocks of channels in parallel."""
+        s, b, block = self.conv.s, self.b, self.conv.data_block
+        first, end = self.whole_windows()
+        most = 8 if self.conv.problem.isa.registers >= 32 else 4
+        extents = (s.n, s.groups // block, s.oh)
+        kind = "parallel" if s.flops >= 131072 else "serial"
+        with b.loop("row", math.prod(extents), kind) as flat:
+            n, cb, y = unravel(flat, extents)
+            for start, count, points in _pieces(0, first, most):
+                for k in range(count):
+                    self.tile((n, cb, y), as_index(start + k * points), points)
+            for start, count, points in _pieces(first, end, most):
+                with b.loop("q", count) as q:
+                    self.tile((n, cb, y), q * points + start, points)
+            for start, count, points in _pieces(end, s.ow, most):
+                for k in range(count):
+                    self.tile((n, cb, y), as_index(start + k * points), points)
+        return self.conv.problem.kernel(b), self.packed
+
+    def whole_windows(self) -> tuple[int, int]:
+        """The columns of outputs whose windows lie inside of the picture."""
+        s = self.conv.s
+        stride, left = s.stride[1], s.pad[1]
+        first = min(-(-left // stride), s.ow)
+        last = s.w - 1 - (s.kw - 1) * s.dilation[1] + left
+        return first, max(first, min(last // stride + 1 if last >= 0 else 0, s.ow))
+
+    def tile(self, row: tuple[Index, Index, Index], x0: Index, points: int) -> None:
+        """`points` neighbouring outputs of one row and block."""
+        s, b, conv, (n, cb, y) = self.conv.s, self.b, self.conv, row
+        with b.loop("v", conv.data_block, "vectorised") as lane:
+            channel = cb * conv.data_block + lane
+            acc = b.alloc("acc", (points,), conv.dtype)
+            for j in range(points):
+                b.store(acc, (j,), 0)
+            with b.loop("kh", s.kh, "rolled") as kh:
+                above = y * s.stride[0] + kh * s.dilation[0] - s.pad[0]
+                with b.when(inside((above,), (s.h,))):
+                    self._row_of_taps(acc, (n, channel, above), kh, x0, points)
+            for j in range(points):
+                conv.emit(b, (n, channel, y, x0 + j), b.load(acc, (j,)))
+
+    def _row_of_taps(self, acc: Buffer, line: tuple[Index, Index, Index], kh: Index, x0: Index, points: int) -> None:
+        s, b, conv, (n, channel, above) = self.conv.s, self.b, self.conv, line
+        (piece,) = self.packing.pieces
+        block = conv.data_block
+        for kw in range(s.kw):
+            for j in range(points):
+                x = (x0 + j) * s.stride[1] + kw * s.dilation[1] - s.pad[1]
+                test = inside((x,), (s.w,))
+                if isinstance(test, Const) and not test.value:
+                    continue
+                value = select(test, conv.data(n, channel, above, x), 0)
+                offset = self.packing.offset(piece, channel // block, kh * s.kw + kw, channel % block)
+                weight = b.load(self.weights, (0, offset))
+                b.store(acc, (j,), apply("fma", weight, value, b.load(acc, (j,))))
+
+
+def _pieces(first: int, end: int, most: int) -> Sequence[tuple[int, int, int]]:
+    return [(first + start, count, size) for start, count, size in even(end - first, most)]
