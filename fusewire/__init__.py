@@ -18,6 +18,7 @@ from .fuse.transform import PassContext
 from .ir import analysis
 from .ir.analysis import free_vars
 from .ir.errors import (
+    ArtifactError,
     CompileError,
     DeviceNotFound,
     FusewireError,
@@ -41,6 +42,7 @@ from .ops import *  # noqa: F403 - every operator, by its Relay name
 from .ops import image, nn
 from .targets import device as nd
 from .targets import target
+from .targets.artifact.read import load
 from .targets.build import CompiledModule, build
 from .targets.device import Device, NDArray, cpu, device
 from .targets.executor import GraphModule
@@ -56,6 +58,7 @@ if _debug_level():  # FUSEWIRE_DEBUG asks for messages: show them, whatever the 
 __all__ = [
     "__version__",
     "analysis",
+    "ArtifactError",
     "Attrs",
     "build",
     "Call",
@@ -83,6 +86,7 @@ __all__ = [
     "IRModule",
     "Let",
     "LibraryNotFound",
+    "load",
     "nd",
     "NDArray",
     "nn",

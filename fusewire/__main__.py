@@ -1,0 +1,5 @@
+"""`python -m fusewire` is the command `fusewire`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,251 @@
+"""What `fusewire doctor` looks at: versions, processor, C compiler, kernel cache, libraries, GPUs."""
+
+import contextlib
+import ctypes.util
+import importlib
+import importlib.metadata
+import os
+import platform
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from attrs import field, frozen
+
+from .. import __version__
+from ..ir.errors import CompileError, FusewireError
+from ..ir.expr import Function, const, var
+from ..ops import add, multiply, nn
+from ..targets.build import build
+from ..targets.cpuinfo import cpu_features, isa_for, usable_cores
+from ..targets.libraries import find_library
+from ..targets.target import Target, discover_libraries, known_libraries
+from ..targets.toolchain import cache_dir, cache_limit, find_compiler
+
+OK, ABSENT, MISSING, BROKEN = "ok", "absent", "missing", "broken"
+
+REQUIRED = ("numpy", "attrs", "networkx", "ml_dtypes", "platformdirs", "tabulate", "click", "rich", "cattrs")
+OPTIONAL = {
+    "onnx": ("onnx", ("onnx",)),
+    "pillow": ("images", ("pillow",)),
+    "ziglang": ("zig", ("ziglang",)),
+}
+"""Packages that some things need: the extra of fusewire that installs each, and the distributions that may hold it."""
+
+UNUSED = {"pyopencl": ("pyopencl",), "cupy": ("cupy-cuda13x", "cupy-cuda12x", "cupy-cuda11x", "cupy")}
+"""Packages that later targets will use, and the distributions that may hold them."""
+
+GPUS = {"opencl": ("OpenCL", "libOpenCL"), "cuda": ("cuda", "libcuda")}
+"""Kinds of targets that this version generates no code for: how the system's loader calls what they would need."""
+
+
+@frozen
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        topic: what kind of thing it is.
+        name: which one.
+        state: "ok"; "absent": not there, and nothing needs it; "missing": something cannot be used; "broken": the cpu
+            target does not work.
+        detail: what was found.
+        fix: the command that mends it, if something is to be mended.
+        facts: the same as `detail`, in parts, for JSON.
+    """
+
+    topic: str
+    name: str
+    state: str
+    detail: str
+    fix: str | None = None
+    facts: dict[str, Any] = field(factory=dict)
+
+
+def examine() -> Iterator[Finding]:
+    """Look at everything, one thing after the other."""
+    yield from versions()
+    yield processor()
+    yield compiler()
+    yield kernel()
+    yield cache()
+    yield from libraries()
+    yield from gpus()
+
+
+def _version(*distributions: str) -> str | None:
+    for name in distributions:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(name)
+    return None
+
+
+def versions() -> Iterator[Finding]:
+    """fusewire, Python, and the packages that fusewire needs or can use."""
+    yield _versioned("fusewire", __version__)
+    yield _versioned("python", platform.python_version())
+    for name in REQUIRED:
+        yield _versioned(name, _version(name), BROKEN, f"pip install {name}")
+    for name, (extra, distributions) in OPTIONAL.items():
+        yield _versioned(name, _version(*distributions), MISSING, f"pip install 'fusewire[{extra}]'")
+    for name, unused in UNUSED.items():
+        yield _versioned(name, _version(*unused), ABSENT)
+
+
+def _versioned(name: str, version: str | None, otherwise: str = BROKEN, fix: str | None = None) -> Finding:
+    """A package; `otherwise` is the state if it is not installed, `fix` what installs it."""
+    if version is None:
+        return Finding("version", name, otherwise, "not installed", fix, {"version": None})
+    return Finding("version", name, OK, version, None, {"version": version})
+
+
+def processor() -> Finding:
+    """The processor, and what fusewire makes of it."""
+    cpu, isa, cores = cpu_features(), isa_for(Target("cpu")), usable_cores()
+    detail = f"{cpu.name} ({cpu.machine}), {cores} usable cores, {isa.name}: vectors of {isa.vector_bytes} bytes"
+    facts = {
+        "name": cpu.name,
+        "machine": cpu.machine,
+        "usable_cores": cores,
+        "isa": isa.name,
+        "vector_bytes": isa.vector_bytes,
+        "features": list(cpu.features),
+    }
+    return Finding("cpu", "processor", OK, detail, None, facts)
+
+
+def compiler() -> Finding:
+    """The C compiler."""
+    try:
+        found = find_compiler()
+    except CompileError as error:
+        fix = "unset CC" if os.environ.get("CC") else "pip install 'fusewire[zig]'"
+        return Finding("compiler", "C compiler", BROKEN, str(error), fix, {"command": None, "version": None})
+    command = " ".join(found.command)
+    facts = {"command": command, "version": found.version}
+    return Finding("compiler", "C compiler", OK, f"{command}: {found.version}", None, facts)
+
+
+def kernel() -> Finding:
+    """Whether a small kernel can be compiled, runs, and is right.
+
+    It is compiled in a cache of its own, so that nothing is found ready-made there.
+    """
+    x = var("x", shape=(7, 33))
+    net = Function([x], nn.relu(add(multiply(x, const(2.0)), const(-1.0))))
+    data = np.random.default_rng(0).uniform(-1, 1, (7, 33)).astype(np.float32)
+    try:
+        with _own_cache():
+            got = build(net, "cpu")(x=data)
+    except (FusewireError, OSError) as error:
+        fix = "pip install 'fusewire[zig]' && export CC='python -m ziglang cc'"
+        return Finding("compiler", "test kernel", BROKEN, f"does not run: {error}", fix, {"works": False})
+    right = np.allclose(got, np.maximum(data * 2 - 1, 0), rtol=1e-6, atol=1e-6)
+    if not right:
+        fix = "pip install 'fusewire[zig]' && export CC='python -m ziglang cc'"
+        return Finding("compiler", "test kernel", BROKEN, "gives wrong results", fix, {"works": False})
+    return Finding("compiler", "test kernel", OK, "compiles, runs and is right", None, {"works": True})
+
+
+@contextlib.contextmanager
+def _own_cache() -> Iterator[None]:
+    before = os.environ.get("FUSEWIRE_CACHE_DIR")
+    with tempfile.TemporaryDirectory(prefix="fusewire-doctor-") as folder:
+        os.environ["FUSEWIRE_CACHE_DIR"] = folder
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ["FUSEWIRE_CACHE_DIR"]
+            else:
+                os.environ["FUSEWIRE_CACHE_DIR"] = before
+
+
+def cache() -> Finding:
+    """The folder of compiled kernels."""
+    folder = cache_dir()
+    facts: dict[str, Any] = {"path": str(folder), "bytes": _size(folder), "writable": False}
+    try:
+        facts["limit"] = cache_limit()
+    except CompileError as error:
+        return Finding("cache", "kernel cache", BROKEN, str(error), "unset FUSEWIRE_CACHE_SIZE", facts)
+    size = f"{facts['bytes'] / 2**20:.1f} of {facts['limit'] / 2**20:.0f} MiB"
+    if reason := _why_not_writable(folder):
+        fix = "export FUSEWIRE_CACHE_DIR=$(mktemp -d)"
+        detail = f"{folder} cannot be written ({reason}): every process compiles anew"
+        return Finding("cache", "kernel cache", MISSING, detail, fix, facts)
+    return Finding("cache", "kernel cache", OK, f"{folder}, {size}", None, {**facts, "writable": True})
+
+
+def _size(folder: Path) -> int:
+    """Bytes in the files below a folder; what cannot be read counts nothing."""
+    total = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(root, name)).st_size
+    return total
+
+
+def _why_not_writable(folder: Path) -> str | None:
+    """Why nothing can be written to a folder, which need not exist yet; None if it can. Leaves nothing behind."""
+    existing = folder
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    try:
+        probe = existing / f".fusewire-{secrets.token_hex(6)}"
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
+def libraries() -> Iterator[Finding]:
+    """Every library that `-libs=` can name on cpu."""
+    discover_libraries()
+    for name in known_libraries("cpu"):
+        fix = f"pip install 'fusewire[{name}]'" if name in _extras() else None
+        facts: dict[str, Any] = {"found": False, "version": None, "file": None}
+        try:
+            reason = find_library(name).probe()
+        except FusewireError as error:
+            reason = str(error)
+        if reason:
+            yield Finding("library", name, MISSING, reason, fix, facts)
+            continue
+        version, file = _about(name)
+        detail = " ".join(part for part in (version, f"in {file}" if file else None) if part) or "found"
+        yield Finding("library", name, OK, detail, None, {"found": True, "version": version, "file": file})
+
+
+def _extras() -> list[str]:
+    try:
+        return importlib.metadata.metadata("fusewire").get_all("Provides-Extra") or []
+    except importlib.metadata.PackageNotFoundError:
+        return []
+
+
+def _about(name: str) -> tuple[str | None, str | None]:
+    """Version and file of a library that ships with fusewire and can be loaded."""
+    if name == "onednn":
+        ffi = importlib.import_module("..contrib.onednn.ffi", __package__)
+        return ffi.version(), os.path.realpath(ffi.load().dll._name)
+    if name == "openblas":
+        ffi = importlib.import_module("..contrib.openblas.ffi", __package__)
+        return ffi.config().removeprefix("OpenBLAS").split()[0], ffi.library_path()
+    return None, None
+
+
+def gpus() -> Iterator[Finding]:
+    """OpenCL and CUDA, for which there are target strings but no code yet."""
+    for kind, (library, shown) in GPUS.items():
+        found = ctypes.util.find_library(library)
+        present = f"{shown} is there" if found else f"{shown} is not there"
+        if kind == "cuda" and (tool := shutil.which("nvidia-smi")):
+            present += f", and {tool}"
+        detail = f"{present}; this version of fusewire has no {kind} target yet"
+        yield Finding("gpu", kind, OK if found else ABSENT, detail, None, {"present": bool(found), "target": False})
