@@ -15,7 +15,20 @@ import fusewire as fw
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 ROOMS = ("ir", "ops", "fuse", "targets", "contrib")
-OPTIONAL = ("pyopencl", "cupy", "onnx", "torch", "dask", "matplotlib", "PIL", "scipy", "scipy_openblas32", "networkx")
+OPTIONAL = (
+    "pyopencl",
+    "cupy",
+    "onnx",
+    "torch",
+    "dask",
+    "matplotlib",
+    "PIL",
+    "scipy",
+    "scipy_openblas32",
+    "networkx",
+    "click",
+    "rich",
+)
 """Packages that may only load when they are needed; networkx is required, but needs a long time to load."""
 
 
@@ -72,7 +85,7 @@ def test_wheel_has_every_file(wheel: list[str]) -> None:
         f"{package.replace('.', '/')}/{file.name}"
         for package, folder in folders().items()
         for file in folder.iterdir()
-        if file.suffix in (".py", ".c", ".h", ".typed")
+        if file.suffix in (".py", ".c", ".h", ".in", ".typed")
     }
     assert expected - set(wheel) == set()
     assert {"fusewire/py.typed", "fusewire/targets/runtime.c", "fusewire/targets/fw_team.h"} <= expected

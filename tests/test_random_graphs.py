@@ -20,7 +20,14 @@ VARIANTS: dict[str, dict[str, object]] = {
     "no optimisation": {"opt_level": 0},
     **{
         f"without {name}": {"opt_level": 3, "disabled_pass": [name]}
-        for name in ("FuseOps", "FoldConstant", "FoldScaleAxis", "EliminateCommonSubexpr", "DeadCodeElimination")
+        for name in (
+            "FuseOps",
+            "FoldConstant",
+            "FoldScaleAxis",
+            "EliminateCommonSubexpr",
+            "DeadCodeElimination",
+            "AlterLayout",
+        )
     },
 }
 
