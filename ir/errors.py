@@ -33,6 +33,10 @@ class TargetError(FusewireError):
     """A target string names an unknown kind, key, value or library."""
 
 
+class PlacementError(FusewireError):
+    """With `-strict`: a part of the graph would run elsewhere than the target asks."""
+
+
 class CompileError(FusewireError):
     """The system compiler is missing or refused a generated source."""
 
@@ -49,5 +53,13 @@ class DeviceNotFound(FusewireError):
     """The device that a target needs is not present."""
 
 
+class DeviceError(FusewireError):
+    """A device refused or failed: too little memory, a kernel that it cannot run, wrong results."""
+
+
 class LibraryNotFound(FusewireError):
     """A library named in `-libs=` cannot be loaded; the message names the command that installs it."""
+
+
+class LibraryCallError(FusewireError):
+    """A library could not prepare or run a part of the graph; the message names the operator, the shapes and why."""

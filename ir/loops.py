@@ -69,10 +69,11 @@ class Barrier:
 
 @frozen(eq=False)
 class Prefetch:
-    """Fetch the cache line of an element into the cache."""
+    """Fetch the cache line of an element into the first cache, or only the second one; no access: it may be outside."""
 
     buffer: Buffer
     index: tuple[Index, ...]
+    level: int = 1
 
 
 Stmt: TypeAlias = For | Store | Alloc | If | Barrier | Prefetch
@@ -158,6 +159,16 @@ class Builder:
     def store(self, buffer: Buffer, index: Sequence[Dim], value: Operand) -> None:
         """Write one element, converted to the buffer's dtype."""
         self.emit(Store(buffer, tuple(as_index(i) for i in index), cast(value, buffer.dtype)))
+
+    def alloc_vectors(self, name: str, count: int, dtype: str, lanes: int) -> Buffer:
+        """`count` vector registers for the rest of the open block."""
+        buffer = Buffer(self.unique(name), (count,), dtype, "register", lanes)
+        self.emit(Alloc(buffer))
+        return buffer
+
+    def emit_store(self, buffer: Buffer, index: Sequence[Dim], value: Value) -> None:
+        """Write all lanes of a value of the buffer's dtype, to consecutive elements."""
+        self.emit(Store(buffer, tuple(as_index(i) for i in index), value))
 
     def barrier(self, scope: str = "team") -> None:
         """Wait for all threads of the scope."""

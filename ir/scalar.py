@@ -30,6 +30,8 @@ class Buffer:
     scope: str = "param"
     lanes: int = 1
     """Lanes of one element: more than 1 only for vector registers."""
+    source: "Buffer | None" = None
+    """The buffer whose memory this is, where it is another one read as another type (see `in_pairs`)."""
 
     def offset(self, index: Sequence[Dim]) -> Index:
         """The row-major element offset of a multi-dimensional index."""
@@ -126,12 +128,45 @@ SIGNATURES: dict[str, str] = {
     ),
     **dict.fromkeys(("lt", "le", "gt", "ge", "eq", "ne", "isnan", "isinf", "isfinite"), _TEST),
 }
-"""Every function of the scalar language but `select`, `cast`, `bitcast` and `splat`.
+"""Every function of the scalar language but `select`, `cast`, `bitcast`, `splat`, `dot2`, `pair`, and `iota` (0, 1, 2,
+... in lanes).
 
 `div` and `mod` truncate for integers (division by zero gives 0), `floordiv` and `floormod` round down; `max` and
 `min` give NaN where an operand is NaN; `round` rounds halves to even; `and`, `or`, `xor`, `not` are logical on bool and
 bitwise on integers.
 """
+
+SHUFFLES = tuple(
+    [f"swap{step}_{half}" for step in (1, 2, 4, 8, 16, 32) for half in ("lo", "hi")]
+    + [f"rotate{step}" for step in (1, 2, 4, 8, 16, 32)]
+    + ["every2", "reverse"]
+)
+SIGNATURES.update(dict.fromkeys(SHUFFLES, _SAME))
+
+
+def shuffle_places(fn: str, lanes: int) -> tuple[int, ...]:
+    """For each lane of a shuffle's result, which lane of its operands, one behind the other, it takes.
+
+    swapN_lo, swapN_hi  (a, b): exchange the blocks of N lanes off the diagonal; with N = 1, 2, 4, ... between vectors
+                        whose numbers differ by N, this transposes a square matrix (Eklundh: A fast computer method
+                        for matrix transposing, 1972)
+    rotateN             (a, a): N lanes further, cyclically
+    every2              (a, b): the even lanes of a, then the odd ones of b
+    reverse             (a, a): last lane first
+    """
+    if fn == "every2":
+        half = lanes // 2
+        return tuple(2 * i if i < half else lanes + 2 * (i - half) + 1 for i in range(lanes))
+    if fn == "reverse":
+        return tuple(range(lanes - 1, -1, -1))
+    if fn.startswith("rotate"):
+        return tuple((i + int(fn[6:])) % lanes for i in range(lanes))
+    step, _, half_name = fn[4:].partition("_")
+    n = int(step)
+    if half_name == "lo":
+        return tuple(lanes + i - n if i & n else i for i in range(lanes))
+    return tuple(lanes + i if i & n else i + n for i in range(lanes))
+
 
 _COMPARE = {"lt": lambda lo, hi: _decide(hi < 0, lo >= 0), "ge": lambda lo, hi: _decide(lo >= 0, hi < 0),
             "le": lambda lo, hi: _decide(hi <= 0, lo > 0), "gt": lambda lo, hi: _decide(lo > 0, hi <= 0),
@@ -143,9 +178,13 @@ def _decide(yes: bool, no: bool) -> bool | None:
     return True if yes else False if no else None
 
 
+SMALL_FLOATS = ("float16", "bfloat16")
+"""Storage formats: arithmetic on them is done in float32."""
+
+
 def compute_dtype(dtype: str) -> str:
     """The dtype that arithmetic on `dtype` is done in."""
-    return "float32" if dtype in ("float16", "bfloat16") else dtype
+    return "float32" if dtype in SMALL_FLOATS else dtype
 
 
 def is_float(dtype: str) -> bool:
@@ -209,6 +248,10 @@ def cast(value: Operand, dtype: str) -> Value:
         return constant(value, dtype)
     if isinstance(value, Value) and value.dtype == dtype:
         return value
+    if isinstance(value, Apply) and value.fn == "cast" and (value.dtype, value.args[0].dtype) == ("float32", dtype):
+        inner = value.args[0]
+        if dtype in SMALL_FLOATS and isinstance(inner, Value):
+            return inner  # what was widened is narrowed again
     if (
         isinstance(value, Const)
         and value.dtype != "bool"
@@ -218,12 +261,40 @@ def cast(value: Operand, dtype: str) -> Value:
         return Const(float(value.value), dtype)
     if dtype == "bool" and value.dtype != "index":
         return apply("ne", value, 0)
+    if isinstance(value, Apply) and value.fn == "cast" and value.dtype == compute_dtype(dtype) != dtype:
+        (source,) = value.args
+        if isinstance(source, Value) and source.dtype == dtype:  # to the wider type and back
+            return source
     return Apply("cast", (value,), dtype, value.lanes)
 
 
 def bitcast(value: Value, dtype: str) -> Value:
     """The same bits read as another dtype of the same size."""
     return Apply("bitcast", (value,), dtype, value.lanes)
+
+
+def pair(first: Value, second: Value) -> Value:
+    """Two float32 values rounded to bfloat16, side by side in the bits of a uint32: the first in the lower half."""
+    return Apply("pair", (first, second), "uint32", max(first.lanes, second.lanes))
+
+
+def dot2(a: Value, b: Value, acc: Value) -> Value:
+    """`acc + a[0] * b[0] + a[1] * b[1]` in float32, for pairs of bfloat16 in the bits of a uint32.
+
+    It is one instruction on some processors; whether denormal numbers count as 0, and how the sum is rounded, is left
+    to it.
+    """
+    if (a.dtype, b.dtype, acc.dtype) != ("uint32", "uint32", "float32"):
+        raise VerifyError(f"dot2 takes two uint32 and a float32, got {a.dtype}, {b.dtype} and {acc.dtype}")
+    return Apply("dot2", (a, b, acc), "float32", max(a.lanes, b.lanes, acc.lanes))
+
+
+def in_pairs(buffer: Buffer) -> Buffer:
+    """A bfloat16 buffer whose last axis is even, read as pairs of neighbours."""
+    *outer, last = buffer.shape
+    if buffer.dtype != "bfloat16" or last % 2:
+        raise VerifyError(f"{buffer.name}: {buffer.dtype}{list(buffer.shape)} does not consist of pairs of bfloat16")
+    return Buffer(f"{buffer.name}_pairs", (*outer, last // 2), "uint32", buffer.scope, source=buffer)
 
 
 def splat(value: Value, lanes: int) -> Value:

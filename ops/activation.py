@@ -171,7 +171,7 @@ def _cases_softmax(rng: np.random.Generator) -> Case:
     Fusion.OUT_ELEMWISE_FUSABLE,
     _infer_softmax,
     _np_softmax,
-    _softmax(lambda x, total: apply("exp", x) / total),
+    _softmax(lambda x, total: apply("exp", x) * apply("div", 1.0, total)),
     cases=_cases_softmax,
     dtypes=REAL,
 )
@@ -193,7 +193,7 @@ def softmax(data: ExprLike, axis: int = -1) -> Expr:
     Fusion.OUT_ELEMWISE_FUSABLE,
     _infer_softmax,
     _np_softmax,
-    _softmax(lambda x, total: apply("exp", x) / total),
+    _softmax(lambda x, total: apply("exp", x) * apply("div", 1.0, total)),
     cases=_cases_softmax,
     dtypes=REAL,
 )

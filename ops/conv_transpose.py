@@ -6,6 +6,7 @@ where that is a whole number inside of the input. The window is walked backwards
 is a sum of positive terms.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import product
 from typing import Any, ParamSpec
@@ -57,7 +58,7 @@ def _check_attrs(attributes: Attrs, rank: int) -> None:
             )
 
 
-def _describe(attributes: Attrs, data_type: Type, weight_type: Type) -> Convolution:
+def describe(attributes: Attrs, data_type: Type, weight_type: Type) -> Convolution:
     """Check a transposed convolution; raises TypeInferenceError."""
     spatial, data, kernel, out = conv_layouts(attributes)
     rank = len(spatial)
@@ -90,7 +91,7 @@ def _describe(attributes: Attrs, data_type: Type, weight_type: Type) -> Convolut
 
 
 def _infer(attributes: Attrs, data: Type, weight: Type) -> Type:
-    conv = _describe(attributes, data, weight)
+    conv = describe(attributes, data, weight)
     shape = full_blocks(conv.out, conv.out_sizes, "out_layout")
     return TensorType(shape, out_dtype_of(attributes, tensor(data)))
 
@@ -109,7 +110,7 @@ def _complete(attributes: Attrs, data: Type | None, weight: Type | None) -> list
 
 def _reduction(c: Context) -> Reduction:
     data, weight = c.args
-    conv = _describe(c.attrs, data.type, weight.type)
+    conv = describe(c.attrs, data.type, weight.type)
     groups, strides, dilation = c.attrs.groups, c.attrs.strides, c.attrs.dilation
     depth, width = static(conv.sizes["C"]) // groups, static(conv.weights["O"])
     extents = [static(conv.sizes[axis]) for axis in conv.spatial]
@@ -129,6 +130,13 @@ def _reduction(c: Context) -> Reduction:
         return cast(value, c.dtype) * cast(weight(*conv.kernel.pack(tap)), c.dtype)
 
     return total(c.shape, "sum", (depth // block, block, *conv.window), element)
+
+
+def _flops(attributes: Attrs, data: Type, weight: Type) -> int:
+    """Every input element meets every tap once (cut-off ones too, as padding counts in a convolution)."""
+    conv = describe(attributes, data, weight)
+    pairs = math.prod(tensor(data).static_shape) * math.prod(conv.window) * static(conv.weights["O"])
+    return 2 * pairs
 
 
 def _reference(attributes: Attrs, data: Array, weight: Array) -> Array:
@@ -165,6 +173,7 @@ def _transposed(name: str, rank: int) -> Callable[[Callable[P, Expr]], Callable[
         cases=conv_transpose_cases(rank),
         dtypes=CONV_DTYPES,
         complete=_complete,
+        flops=_flops,
     )
 
 

@@ -1,7 +1,8 @@
-"""How an operator becomes loops: four ways to say it, none of which knows a target.
+"""How an operator becomes loops: five ways to say it, none of which knows a target.
 
     Map        every output element is an expression over input elements:   Map(lambda c, i, j: c.args[0](j, i))
     Reduce     output elements are reductions, in one or several stages:    sum, pooling, conv2d, softmax, layer_norm
+    Nest       loops that hand over finished output elements:               attention
     Procedure  statements written out for what is neither:                  sort, cumsum, scatter
     (None)     a pass removes the operator before code is generated:        dropout
 
@@ -137,6 +138,10 @@ class Reduction:
         result: `(output index, *stage results) -> value`.
         spread: output axes that run over the elements of one row (softmax: its axis); the other output axes, in order,
             are the row index.
+        shape: the shape that the output is seen under, where that is not its own: `spread` and `result` go by it. It
+            has as many elements, in the same order.
+
+    All stages go over boxes of one size.
 
     """
 
@@ -144,6 +149,7 @@ class Reduction:
     stages: tuple[Stage, ...]
     result: Callable[..., Operand]
     spread: tuple[int, ...] = ()
+    shape: tuple[int, ...] | None = None
 
     def row_of(self, index: Sequence[Index]) -> tuple[Index, ...]:
         """The row of an output element."""
@@ -182,7 +188,18 @@ class Procedure:
     write: Callable[[Context, Builder, Sequence[Buffer]], None]
 
 
-Lowering: TypeAlias = Map | Reduce | Procedure
+@frozen(eq=False)
+class Nest:
+    """`write(context, builder, emit)` writes loops that call `emit(index, value)` for each finished output element.
+
+    Inputs are read through the context's views and results go through `emit`, so producers and elementwise consumers
+    can be fused, as with `Reduce`. Scratch and parallel loops are as in a `Procedure`.
+    """
+
+    write: Callable[[Context, Builder, Callable[[Sequence[Index], Value], None]], None]
+
+
+Lowering: TypeAlias = Map | Reduce | Nest | Procedure
 
 
 def broadcast_read(view: View, index: Sequence[Index]) -> Value:

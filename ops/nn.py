@@ -1,6 +1,7 @@
 """The `fw.nn` namespace: the operators of neural networks, under their Relay names without the prefix."""
 
 from .activation import dropout, dropout_raw, fast_softmax, leaky_relu, log_softmax, prelu, relu, softmax
+from .attention import attention
 from .conv import conv1d, conv2d, conv3d
 from .conv_transpose import conv1d_transpose, conv2d_transpose, conv3d_transpose
 from .dense import batch_matmul, bias_add, dense, matmul
@@ -37,6 +38,7 @@ __all__ = [
     "adaptive_max_pool1d",
     "adaptive_max_pool2d",
     "adaptive_max_pool3d",
+    "attention",
     "avg_pool1d",
     "avg_pool2d",
     "avg_pool3d",

@@ -19,6 +19,7 @@ from ..ir.tuple_wrapper import TupleWrapper
 from ..ir.types import TupleType, Type
 from .activation import along, check_vector, vector_like
 from .lowering import Context, Reduce, Reduction, Stage, View
+from .reshape import reindex
 from .spec import REAL, Array, Case, Fusion, normalize_axis, operator
 from .unary import FLOATING, draw_shape, dtype_among
 from .window import divided
@@ -67,9 +68,17 @@ def _affine(c: Context, index: Sequence[Index], value: Value) -> Value:
 
 
 def _moments(
-    c: Context, rows: Sequence[int], extents: Sequence[int], read: Callable[..., Value], spread: tuple[int, ...]
+    c: Context,
+    rows: Sequence[int],
+    extents: Sequence[int],
+    read: Callable[..., Value],
+    spread: tuple[int, ...],
+    shape: tuple[int, ...] | None = None,
 ) -> Reduction:
-    """A normalisation whose groups of elements are `read(row, place)` for every place in the box `extents`."""
+    """A normalisation whose groups of elements are `read(row, place)` for every place in the box `extents`.
+
+    Where the output is seen under another `shape`, `spread` means axes of that.
+    """
     share = 1 / max(math.prod(extents), 1)
 
     def squared(row: Any, place: Any, total: Value) -> Value:
@@ -78,10 +87,11 @@ def _moments(
 
     def result(index: tuple[Index, ...], total: Value, squares: Value) -> Value:
         scale = apply("rsqrt", squares * share + c.attrs.epsilon)
-        return _affine(c, index, (c.args[0](*index) - total * share) * scale)
+        own = reindex(index, shape, c.shape) if shape and 0 not in shape else index[: len(c.shape)]
+        return _affine(c, own, (c.args[0](*own) - total * share) * scale)
 
     stages = (Stage("sum", tuple(extents), read), Stage("sum", tuple(extents), squared))
-    return Reduction(tuple(rows), stages, result, spread)
+    return Reduction(tuple(rows), stages, result, spread, shape)
 
 
 def merged(kept: Sequence[int], reduced: Sequence[int], x: View) -> Callable[..., Value]:
@@ -210,16 +220,18 @@ def _infer_group(a: Attrs, data: Type, gamma: Type, beta: Type) -> Type:
 
 
 def _group(c: Context) -> Reduction:
-    """The statistics of a group are a row; it is spread over its channels and the axes behind them."""
+    """The output is seen with its channels as (groups, channels of a group): a row is a group, spread over the rest."""
     axis = normalize_axis(c.attrs.axis, len(c.shape))
-    per_group = c.shape[axis] // c.attrs.num_groups
-    x, behind = c.args[0], c.shape[axis + 1 :]
+    groups = c.attrs.num_groups
+    per_group = c.shape[axis] // groups
+    inside = (per_group, *c.shape[axis + 1 :])
+    rows = (*c.shape[:axis], groups)
 
     def read(row: tuple[Index, ...], place: tuple[Index, ...]) -> Value:
-        first = row[axis] // max(per_group, 1) * per_group
-        return x(*row[:axis], first + place[0], *place[1:])
+        return c.args[0](*row[:axis], row[axis] * per_group + place[0], *place[1:])
 
-    return _moments(c, c.shape[: axis + 1], (per_group, *behind), read, tuple(range(axis + 1, len(c.shape))))
+    spread = tuple(range(axis + 1, len(c.shape) + 1))
+    return _moments(c, rows, inside, read, spread, (*rows, *inside))
 
 
 def _np_group(a: Attrs, x: Array, gamma: Array, beta: Array) -> Array:

@@ -100,6 +100,8 @@ class OpSpec(Op):
         dtypes: element types that the oracle test covers.
         complete_rule: `(attrs, *types or None) -> types`, fills in unknown argument types; None: nothing to fill in.
         tolerance: factor on the oracle test's tolerance.
+        flops: `(attrs, *argument types) -> operations`, where counting them in the lowering (fuse/work.py) would give
+            something else than the definition takes.
 
     """
 
@@ -112,6 +114,7 @@ class OpSpec(Op):
     dtypes: tuple[str, ...]
     complete_rule: Callable[..., Sequence[Type | None]] | None = None
     tolerance: float = 1.0
+    flops: Callable[..., int] | None = None
 
     def infer(self, args: Sequence[Type], attributes: Attrs) -> Type:
         """The type of the result; a wrong number or kind of argument is a TypeInferenceError."""
@@ -207,6 +210,7 @@ def operator(
     dtypes: tuple[str, ...] = NUMERIC,
     complete: Callable[..., Sequence[Type | None]] | None = None,
     tolerance: float = 1.0,
+    flops: Callable[..., int] | None = None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Declare an operator; the decorated function is its public builder."""
 
@@ -218,7 +222,7 @@ def operator(
             except (TypeError, ValueError, OverflowError, AttributeError) as error:
                 raise TypeInferenceError(f"{name} cannot take these arguments: {error}") from error
 
-        register(OpSpec(name, checked, fusion, infer, reference, lowering, cases, dtypes, complete, tolerance))
+        register(OpSpec(name, checked, fusion, infer, reference, lowering, cases, dtypes, complete, tolerance, flops))
         return checked
 
     return declare
