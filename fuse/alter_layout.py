@@ -14,6 +14,7 @@ if the island gains, its calls are written for the blocked layout, with `layout_
 
 import math
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 
 from attrs import define, field
 
@@ -21,18 +22,24 @@ from ..ir.expr import Call, Constant, Expr, Function
 from ..ir.visitor import children, with_children
 from .graph import tensor_type, walk
 from .infra import Pass, over_functions
+from .layout_regions import region_rules
 from .layout_rules import Blocks, Rule, relaid, rule_for
+from .library import Library
 
 
-def alter_layout(vector_bytes: int) -> Pass:
-    """The pass AlterLayout for vectors of so many bytes; it does nothing where a vector has less than 4 floats."""
-    blocks = Blocks(vector_bytes)
-    return over_functions("AlterLayout", 2, lambda f, mod, context: _Alter(blocks).function(f))
+def alter_layout(vector_bytes: int, libraries: Sequence[Library] = ()) -> Pass:
+    """The pass AlterLayout for vectors of so many bytes; it does nothing where a vector has less than 4 floats.
+
+    Regions of the `libraries` take part as `layout_regions` says.
+    """
+    blocks, regions = Blocks(vector_bytes), region_rules(libraries)
+    return over_functions("AlterLayout", 2, lambda f, mod, context: _Alter(blocks, regions).function(f))
 
 
 @define(eq=False)
 class _Alter:
     blocks: Blocks
+    regions: Callable[[Call], Rule | None]
     members: dict[int, tuple[Call, Rule, list[Expr]]] = field(factory=dict)
     chosen: set[int] = field(factory=set)
     plain: dict[int, Expr] = field(factory=dict)
@@ -41,7 +48,7 @@ class _Alter:
     def function(self, function: Function) -> Function:
         order = walk(function.body)
         for node in order:
-            rule = rule_for(node) if isinstance(node, Call) else None
+            rule = (rule_for(node) or self.regions(node)) if isinstance(node, Call) else None
             features = rule.features(node, self.blocks) if rule and isinstance(node, Call) else None
             if rule and features is not None and self.blocks.of(node.checked_type) and isinstance(node, Call):
                 self.members[id(node)] = (node, rule, features)

@@ -29,6 +29,7 @@ from .patterns import (
     FunctionPattern,
     IfPattern,
     LetPattern,
+    ScalarPattern,
     ShapePattern,
     TupleGetItemPattern,
     TuplePattern,
@@ -39,10 +40,10 @@ from .patterns import (
 
 __all__ = [
     "AltPattern", "AttrPattern", "CallPattern", "ConstantPattern", "DFPattern", "DFPatternCallback", "DataTypePattern",
-    "DominatorPattern", "ExprPattern", "FunctionPattern", "IfPattern", "LetPattern", "Match", "ShapePattern",
-    "TupleGetItemPattern", "TuplePattern", "TypePattern", "VarPattern", "WildcardPattern", "dominates", "find",
-    "has_attr", "has_dtype", "has_shape", "has_type", "is_constant", "is_expr", "is_if", "is_let", "is_op", "is_tuple",
-    "is_tuple_get_item", "is_var", "match", "partition", "rewrite", "wildcard",
+    "DominatorPattern", "ExprPattern", "FunctionPattern", "IfPattern", "LetPattern", "Match", "ScalarPattern",
+    "ShapePattern", "TupleGetItemPattern", "TuplePattern", "TypePattern", "VarPattern", "WildcardPattern", "dominates",
+    "find", "has_attr", "has_dtype", "has_shape", "has_type", "is_constant", "is_expr", "is_if", "is_let", "is_op",
+    "is_scalar", "is_tuple", "is_tuple_get_item", "is_var", "match", "partition", "rewrite", "wildcard",
 ]  # fmt: skip
 
 
@@ -86,6 +87,11 @@ def is_var(name: str = "") -> VarPattern:
 def is_constant() -> ConstantPattern:
     """A constant."""
     return ConstantPattern()
+
+
+def is_scalar(value: float) -> ScalarPattern:
+    """A floating constant without dimensions that is `value` as far as its dtype can tell."""
+    return ScalarPattern(value)
 
 
 def is_expr(expr: Expr) -> ExprPattern:

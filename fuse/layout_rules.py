@@ -127,11 +127,30 @@ def _conv_gain(node: Call, lanes: int) -> float:
     direct = out * ci * kh * kw / lanes
     if a.groups == co > 1:
         return 3 * direct  # the plain schedule has one channel, and few pixels, to fill its registers
-    same = (kh, kw) == (3, 3) and tuple(a.strides) == tuple(a.dilation) == (1, 1) and a.groups == 1
-    if same and min(ci, co) >= 16:
-        return 0.5 * direct  # Winograd
+    square = kh == kw and a.strides[0] == a.strides[1] and tuple(a.dilation) == (1, 1) and a.groups == 1
+    if square and kh > a.strides[0] and co >= 16 and (ci >= 16 or kh >= 5):
+        return (0.5 if a.strides[0] == 1 else 0.25) * direct  # Winograd
     long = ci * kh * kw >= 256
     return (0.05 * direct + 4 * out / lanes) if long else 0.0  # no way round over a scratch array
+
+
+def _transposed_features(node: Call, blocks: Blocks) -> list[Expr] | None:
+    a, (data, weight) = node.attrs, node.args
+    if a.data_layout != "NCHW" or a.kernel_layout != "IOHW" or a.out_layout not in ("", "NCHW") or a.groups != 1:
+        return None
+    if not _static(node) or not isinstance(weight, Constant) or not blocks.of(node.checked_type):
+        return None
+    return [data] if blocks.of(data.checked_type) else []
+
+
+def _write_transposed(node: Call, features: Sequence[Expr], found: Sequence[int], blocks: Blocks) -> tuple[Expr, int]:
+    block = blocks.of(node.checked_type)
+    layouts = {"data_layout": layout_of(found[0] if found else 0), "out_layout": layout_of(block)}
+    return _with(node, [*(features or node.args[:1]), node.args[1]], **layouts), block
+
+
+def _transposed_gain(node: Call, lanes: int) -> float:
+    return 4 * math.prod(tensor_type(node).static_shape) / lanes  # no way round over a scratch array
 
 
 # Other operators
@@ -261,6 +280,7 @@ _RESHAPE = get_op("reshape")
 ELEMENTWISE = Rule(_elementwise_features, _write_elementwise)
 _BY_NAME = {
     "nn.conv2d": Rule(_conv_features, _write_conv, _conv_gain),
+    "nn.conv2d_transpose": Rule(_transposed_features, _write_transposed, _transposed_gain),
     "concatenate": Rule(_concat_features, _write_concat),
     "nn.pad": Rule(_pad_features, _write_pad),
     "nn.bias_add": Rule(_bias_features, _write_bias),

@@ -1,6 +1,7 @@
 """What an external library tells the compiler: which regions of a graph it can take, and how.
 
-    RULES = [Rule("onednn.conv2d", conv.optional(bias).optional(relu), check=check_conv, implement=make_conv)]
+    CONV = Chain("nn.conv2d", [[MULTIPLY], [ADD, BIAS], [RELU, CLIP]])
+    RULES = [Rule("onednn.conv2d", CONV, check=check_conv, implement=make_conv)]
     ONEDNN = Library("onednn", targets=("cpu",), rules=RULES, probe=load)
 
 Libraries live in `contrib`; nothing here knows any of them.
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from attrs import field, frozen
 
 from ..ir.expr import Call, Function
+from .chain import Chain
 from .dataflow_pattern import DFPattern, Match
 
 
@@ -27,19 +29,32 @@ class Rule:
 
     Attributes:
         name: library and operation, e.g. "onednn.conv2d"; the `Composite` attribute of the region's function.
-        pattern: what the region looks like.
+        pattern: what the region looks like: a chain, of which the target may forbid all but the anchor
+            (`-postops=0`), or any pattern.
         check: given a match, None if the library can do it, else the reason why not, for the user to read.
         implement: makes the executable from a `Region`; called when a module is made, so the library is there.
         priority: shown beside the generated implementations' (which have up to 10), and decides between rules whose
             matches at one place are equally long; the higher wins.
+        blocked: given the region written for channels in blocks (NCHW16c), None if the library works on them without
+            copies, else why not; absent if it never does.
+        light: whether the region is no more than what generated code fuses with its neighbours. Such a rule gets
+            what all others have left, and only where there is nothing to be fused with.
 
     """
 
     name: str
-    pattern: DFPattern
+    pattern: DFPattern | Chain
     check: Callable[[Match], str | None] = accept
     implement: Callable[["Region"], "Executable"] = field(kw_only=True)
     priority: int = field(default=20, kw_only=True)
+    blocked: Callable[[Function], str | None] | None = field(default=None, kw_only=True)
+    light: bool = field(default=False, kw_only=True)
+
+    def sought(self, post_ops: bool = True) -> DFPattern:
+        """The pattern to look for; without `post_ops` only the anchor of a chain."""
+        if isinstance(self.pattern, Chain):
+            return self.pattern.pattern if post_ops else self.pattern.bare
+        return self.pattern
 
     def implementation(self, kind: str) -> str:
         """The name in logs and explanations: "conv2d_onednn.cpu" for the rule "onednn.conv2d"."""

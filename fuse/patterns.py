@@ -5,6 +5,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import ml_dtypes
 from attrs import frozen
 
 from ..ir.errors import FusewireError
@@ -139,6 +140,24 @@ class ConstantPattern(DFPattern):
     def solutions(self, node: Node, state: Matching) -> Iterator[None]:
         if isinstance(node, Constant):
             yield
+
+
+def _precision(dtype: Any) -> float:
+    return float(ml_dtypes.finfo(dtype).eps)  # type: ignore[no-untyped-call]
+
+
+@frozen(eq=False)
+class ScalarPattern(DFPattern):
+    """A constant without dimensions that is this number, as far as its dtype can tell (give or take one digit)."""
+
+    value: float
+    embeds = True
+
+    def solutions(self, node: Node, state: Matching) -> Iterator[None]:
+        if isinstance(node, Constant) and node.data.ndim == 0 and node.data.dtype.kind in "fV":
+            margin = 2 * _precision(node.data.dtype) * abs(self.value)
+            if abs(float(node.data) - self.value) <= margin:
+                yield
 
 
 @frozen(eq=False)

@@ -5,6 +5,7 @@ from collections.abc import MutableSequence, Sequence
 from .infra import Sequential
 from .library import Library
 from .partition import Decision, partition_pass
+from .strict import strict_pass
 from .transform import (
     AlterLayout,
     CanonicalizeOps,
@@ -12,9 +13,11 @@ from .transform import (
     EliminateCommonSubexpr,
     FoldConstant,
     FoldScaleAxis,
+    FuseAttention,
     FuseOps,
     SimplifyExpr,
     SimplifyInference,
+    ToMixedPrecision,
 )
 
 
@@ -22,7 +25,10 @@ def pipeline(
     libraries: Sequence[Library] = (),
     decisions: MutableSequence[Decision] | None = None,
     *,
+    post_ops: bool = True,
     vector_bytes: int = 0,
+    strict: bool = False,
+    precision: str = "float32",
     fuse: bool = True,
 ) -> Sequential:
     """The passes of `build`, in order; the number is the level from which each runs (the default level is 2).
@@ -30,10 +36,14 @@ def pipeline(
     Args:
         libraries: what may take regions of the graph, in order of preference.
         decisions: where to record what the libraries took and refused.
+        post_ops: whether libraries may absorb what follows an operator.
         vector_bytes: bytes of a vector register, for blocked layouts; 0: none.
+        strict: whether what the libraries refuse is an error.
+        precision: the dtype of the factors of products: "float32", "float16" or "bfloat16".
         fuse: whether to end with FuseOps; without it the result is the graph "before fusion".
 
     """
+    made = [] if decisions is None else decisions
     passes = [
         SimplifyInference(),  #                        0: batch_norm becomes multiply and add, dropout goes
         CanonicalizeOps(),  #                          3: bias_add becomes add
@@ -42,7 +52,11 @@ def pipeline(
         FoldScaleAxis(),  #                            3: constant scales go into weights
         EliminateCommonSubexpr(),  #                   3: what is computed twice is computed once
         DeadCodeElimination(),  #                      1: what nothing uses goes
-        partition_pass(libraries, decisions),  #       0: regions for libraries
-        AlterLayout(vector_bytes),  #                  2: channels in blocks of a vector, where that pays
+        partition_pass(libraries, made, post_ops=post_ops),  # 0: regions for libraries
+        *([strict_pass(libraries, made)] if strict else []),
+        FuseAttention(),  #                            2: products around a softmax become attention
+        AlterLayout(vector_bytes, libraries),  #       2: channels in blocks of a vector, where that pays
     ]
+    if precision != "float32":
+        passes.append(ToMixedPrecision(precision))  #  0: weights, and what they multiply, as 16-bit floats
     return Sequential([*passes, FuseOps()] if fuse else passes, name="pipeline")  # FuseOps is level 0

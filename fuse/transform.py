@@ -1,11 +1,12 @@
 """The passes by their public names: `fw.transform`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ..ir.expr import Expr
 from ..ir.module import IRModule
 from . import (
     alter_layout,
+    attention,
     canonicalize,
     convert_layout,
     cse,
@@ -13,6 +14,8 @@ from . import (
     fold_constant,
     fold_scale_axis,
     fuse_ops,
+    mixed_precision,
+    regions,
     simplify_inference,
 )
 from .infra import (
@@ -32,14 +35,15 @@ from .instrument import (
     PrintBeforeAll,
     pass_instrument,
 )
+from .library import Library
 
 __all__ = [
-    "AlterLayout", "BackwardFoldScaleAxis", "CanonicalizeOps", "ConfigOption", "ConvertLayout", "DeadCodeElimination",
-    "DefuseOps",
-    "EliminateCommonSubexpr", "FoldConstant", "FoldScaleAxis", "ForwardFoldScaleAxis", "FuseOps", "InferType", "Pass",
-    "PassContext", "PassInfo", "PassInstrument", "PassTimingInstrument", "PrintAfterAll", "PrintBeforeAll", "PrintIR",
-    "Sequential", "SimplifyExpr", "SimplifyInference", "ToGraphNormalForm", "function_pass",
-    "known_passes", "module_pass", "pass_instrument",
+    "AlterLayout", "AnnotateTarget", "BackwardFoldScaleAxis", "CanonicalizeOps", "ConfigOption", "ConvertLayout",
+    "DeadCodeElimination", "DefuseOps", "EliminateCommonSubexpr", "FoldConstant", "FoldScaleAxis",
+    "ForwardFoldScaleAxis", "FuseAttention", "FuseOps", "InferType", "MergeComposite", "PartitionGraph", "Pass",
+    "PassContext", "PassInfo", "PassInstrument", "PassTimingInstrument", "PrintAfterAll", "PrintBeforeAll",
+    "PrintIR", "Sequential", "SimplifyExpr", "SimplifyInference", "ToGraphNormalForm", "ToMixedPrecision",
+    "function_pass", "known_passes", "module_pass", "pass_instrument",
 ]  # fmt: skip
 
 
@@ -68,9 +72,17 @@ def FoldConstant() -> Pass:
     return fold_constant.fold_constant()
 
 
-def AlterLayout(vector_bytes: int) -> Pass:
-    """Put the channels of feature maps into blocks of a vector of so many bytes, where that pays (level 2)."""
-    return alter_layout.alter_layout(vector_bytes)
+def AlterLayout(vector_bytes: int, libraries: Sequence[Library] = ()) -> Pass:
+    """Put the channels of feature maps into blocks of a vector of so many bytes, where that pays (level 2).
+
+    Regions that belong to one of the `libraries` take part if the library knows such layouts.
+    """
+    return alter_layout.alter_layout(vector_bytes, libraries)
+
+
+def FuseAttention() -> Pass:
+    """Make nn.attention of two matrix products around a softmax (level 2)."""
+    return attention.fuse_attention()
 
 
 def FoldScaleAxis() -> Pass:
@@ -129,6 +141,14 @@ def ConvertLayout(desired_layouts: Mapping[str, Sequence[str]]) -> Pass:
     return convert_layout.convert_layout(desired_layouts)
 
 
+def ToMixedPrecision(mixed_precision_type: str = "float16") -> Pass:
+    """Constant weights as "float16", or as "bfloat16" together with what they are multiplied by (level 0).
+
+    Sums, and everything that is not a convolution or a matrix product, stay float32, as do inputs and results.
+    """
+    return mixed_precision.to_mixed_precision(mixed_precision_type)
+
+
 def FuseOps(fuse_opt_level: int = -1) -> Pass:
     """Group operators into fused functions (level 0; `fuse_opt_level` 0 makes a function of each operator)."""
     return fuse_ops.fuse_ops(fuse_opt_level)
@@ -139,10 +159,34 @@ def DefuseOps() -> Pass:
     return fuse_ops.defuse_ops()
 
 
+def MergeComposite(pattern_table: "Library | Iterable[regions.PatternEntry]") -> Pass:
+    """Move what a table of patterns matches into functions with the attribute Composite (level 0).
+
+    Args:
+        pattern_table: a library, or rules, or Relay's tuples (name, pattern) and (name, pattern, check), where `check`
+            says of the last expression of a match whether it may be moved. Longer matches win, then earlier entries.
+
+    """
+    return regions.merge_composite(pattern_table)
+
+
+def AnnotateTarget(targets: "str | Library | Iterable[str | Library]") -> Pass:
+    """Give composite functions called "acme.something" the attribute Compiler="acme", if acme is named (level 0)."""
+    return regions.annotate_target(targets)
+
+
+def PartitionGraph() -> Pass:
+    """Seal annotated functions against other passes; composite functions that no library took are opened (level 0)."""
+    return regions.partition_graph()
+
+
 # PassContext knows the names of passes that exist, so each is made once.
 for _make in (
     InferType, PrintIR, SimplifyInference, FoldConstant, FoldScaleAxis, BackwardFoldScaleAxis, ForwardFoldScaleAxis,
     EliminateCommonSubexpr, DeadCodeElimination, ToGraphNormalForm, CanonicalizeOps, SimplifyExpr, FuseOps, DefuseOps,
+    ToMixedPrecision, PartitionGraph,
 ):  # fmt: skip
     _make()
 ConvertLayout({})
+MergeComposite([])
+AnnotateTarget([])
