@@ -29,13 +29,17 @@ from ...ops.lowering import View
 from ..lower import Problem
 from .conv_shape import Conv, check, conv_of, streaming
 from .generic import unravel
-from .tiles import Packed, Packing, Piece, RegisterTile, cut, even, packed_operand
+from .space import Config, register_tiles, space
+from .tiles import Packed, Packing, Piece, RegisterTile, cut, even, fetch, packed_operand
 
 LONG_REDUCTION = 256
 """Terms of the sum from which channels in lanes win over pixels in lanes, for a plain result."""
 
 NEAR_CACHE = 512 * 1024
 """Bytes of weights up to which all of them are used for one piece of the picture before the next is begun."""
+
+FAR = 1 << 20
+"""Bytes of weights from which on they are not in the near cache when the network comes round to them again."""
 
 
 def channels_in_lanes(conv: Conv) -> bool:
@@ -49,14 +53,14 @@ def check_plain(problem: Problem) -> str | None:
     """Why the schedule does not fit as one for plain NCHW, or None."""
     if reason := check(problem):
         return reason
-    return "the layout has blocks of channels" if _blocked(conv_of(problem)) else None
+    return "the layout has blocks of channels" if _blocked(conv_of(problem, pairs=True)) else None
 
 
 def check_blocked(problem: Problem) -> str | None:
     """Why the schedule does not fit as one for blocks of channels, or None."""
     if reason := check(problem):
         return reason
-    conv = conv_of(problem)
+    conv = conv_of(problem, pairs=True)
     if not _blocked(conv):
         return "the layout has no blocks of channels"
     if conv.s.ci % conv.data_block:
@@ -68,20 +72,58 @@ def _blocked(conv: Conv) -> bool:
     return conv.out_block > 1 or conv.data_block > 1
 
 
-def predict(problem: Problem) -> float:
-    """The cost in vector operations, if one thread does everything: multiply-adds, and weights that come from afar."""
-    conv = conv_of(problem)
+def configs(problem: Problem) -> Iterator[Config]:
+    """The candidate space: vectors and points of the register tile, what lies in lanes, and what is reused first.
+
+    Knobs: `channels` 1: channels in lanes, 0: pixels; `blocks` and `points`: the register tile, vectors of channels and
+    pixels, or with pixels in lanes vectors of pixels and channels; `near` 1: all weights are used for one piece of the
+    picture before the next is begun.
+    """
+    conv = conv_of(problem, pairs=True)
+    registers, blocked = problem.isa.registers, _blocked(conv)
+    default = default_config(conv, channels_in_lanes(conv))
+    tiles = register_tiles(registers)
+    widest = max(n for n, _ in tiles if n * conv.lanes <= max(conv.s.co, conv.lanes))
+
+    def fits(config: Config) -> bool:
+        blocks, points = config["blocks"], config["points"]
+        if not config["channels"]:
+            return not blocked and config["near"] == 0 and (blocks, points) in tiles
+        return blocks <= widest and any(n == blocks and points in (most, max(1, most // 2)) for n, most in tiles)
+
+    points = sorted({p for _, most in tiles for p in (most, max(1, most // 2))}, reverse=True)
+    knobs = {"channels": (1, 0), "blocks": [n for n, _ in tiles], "points": points, "near": (0, 1)}
+    return space(default, knobs, fits)
+
+
+def default_config(conv: Conv, channels: bool) -> Config:
+    """The best guess, with channels or pixels in lanes."""
+    if not channels:
+        points, blocks = pixel_tile(conv)
+        return {"channels": 0, "blocks": blocks, "points": points, "near": 0}
+    blocks = default_blocks(conv)
+    near = conv.weight_bytes <= NEAR_CACHE
+    return {"channels": 1, "blocks": blocks, "points": default_points(conv, blocks), "near": int(near)}
+
+
+def predict(problem: Problem, config: Config) -> float:
+    """The cost in vector operations, if one thread does everything: multiply-adds, loads that hold them up, and weights
+    that come from afar.
+    """
+    conv = conv_of(problem, pairs=True)
     # A last vector of channels that is not full costs as much as a full one.
-    waste = -(-conv.s.co // conv.lanes) * conv.lanes / conv.s.co
-    return conv.s.flops / 2 / conv.lanes * waste + streaming(4 * conv.s.groups * conv.s.co * conv.s.terms)
+    waste = -(-conv.s.co // conv.lanes) * conv.lanes / conv.s.co if config["channels"] else 1.0
+    # Two loads can go with two multiply-adds; what lies above half of that costs.
+    loads = max(1.0, 1.6 * (1 / config["blocks"] + 1 / config["points"]))
+    far = streaming(conv.weight_bytes)
+    return conv.s.flops / 2 / conv.lanes * waste * loads + far
 
 
-def schedule(problem: Problem) -> tuple[Kernel, Packed]:
+def schedule(problem: Problem, config: Config) -> tuple[Kernel, Packed]:
     """The loops of a convolution, and how its weights are packed."""
-    conv = conv_of(problem)
-    tiling = _Tiling.start(conv)
+    tiling = Tiling.start(conv_of(problem, pairs=True), config)
     for piece in tiling.packing.pieces:
-        if channels_in_lanes(conv):
+        if config["channels"]:
             tiling.channel_tiles(piece)
         else:
             tiling.pixel_tiles(piece)
@@ -89,20 +131,23 @@ def schedule(problem: Problem) -> tuple[Kernel, Packed]:
 
 
 @frozen(eq=False)
-class _Tiling:
+class Tiling:
     """One convolution being written: where its packed weights and its bordered input are, and the loops over tiles."""
 
     conv: Conv
+    config: Config
     builder: Builder
     packing: Packing
     weights: Buffer
     packed: Packed
+    first_row: int = 0
+    """The row of the packed weights that the first term of the sum meets."""
 
     @staticmethod
-    def start(conv: Conv) -> "_Tiling":
+    def start(conv: Conv, config: Config) -> "Tiling":
         """Pack the weights and give the input a border."""
-        s, builder, channels = conv.s, Builder(), channels_in_lanes(conv)
-        pieces = channel_pieces(conv) if channels else _pixel_pieces(conv)
+        s, builder, channels = conv.s, Builder(), bool(config["channels"])
+        pieces = channel_pieces(conv, config["blocks"]) if channels else pixel_pieces(conv, config["points"])
         packing = Packing(tuple(pieces), s.terms, s.co)
         block, view, area = conv.data_block, conv.weight, s.kh * s.kw
 
@@ -113,12 +158,14 @@ class _Tiling:
             return view(*place, k // s.kw, k % s.kw)
 
         def matrix(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-            parts = array.reshape(s.groups, s.co, s.ci // block, block, area)
+            parts = conv.taps(array).reshape(s.groups, s.co, s.ci // block, block, area)
             return parts.transpose(0, 2, 4, 3, 1).reshape(s.groups, s.terms, s.co)
 
-        weights, problem, packed = packed_operand(conv.problem, packing, builder, s.groups, matrix, element)
+        # Weights that are broadcast one by one are converted beforehand; there are few of them.
+        unit = "uint32" if conv.pairs else "" if channels else conv.dtype
+        weights, problem, packed = packed_operand(conv.problem, packing, builder, s.groups, matrix, element, dtype=unit)
         data = bordered(conv, builder, phases=1 if channels else s.stride[1])
-        return _Tiling(evolve(conv, problem=problem, data=data), builder, packing, weights, packed)
+        return Tiling(evolve(conv, problem=problem, data=data), config, builder, packing, weights, packed)
 
     @contextmanager
     def parallel(self, extents: Sequence[int], points: int) -> Iterator[list[Index]]:
@@ -137,7 +184,7 @@ class _Tiling:
     def weight(self, piece: Piece, g: Index, tile: Index, r: Sequence[Index], lane: Index) -> Value:
         """A packed weight: of group `g`, at r = (channel block, row, column, channel)."""
         row = ((r[0] * self.conv.s.kh + r[1]) * self.conv.s.kw + r[2]) * self.conv.data_block + r[3]
-        return self.builder.load(self.weights, (g, self.packing.offset(piece, tile, row, lane)))
+        return self.builder.load(self.weights, (g, self.packing.offset(piece, tile, row + self.first_row, lane)))
 
     def pixel(self, n: Index, g: Index, r: Sequence[Index], y: Index, x: Index) -> Value:
         """The input element under output pixel (y, x) at r."""
@@ -150,8 +197,10 @@ class _Tiling:
         s = self.conv.s
         # A pointwise convolution sees pixels only: rows need not end where the picture's do.
         rows, columns = (1, s.oh * s.ow) if s.pointwise else (s.oh, s.ow)
-        near = self.packing.rows * s.co * 4 <= NEAR_CACHE
-        for start, count, points in even(columns, most_points(self.conv, piece)):
+        near = self.config["near"]
+        # A narrower piece, the last one, has room for more points.
+        most = self.config["points"] * self.config["blocks"] // piece.blocks
+        for start, count, points in even(columns, most):
             extents = (rows, count, piece.tiles) if near else (piece.tiles, rows, count)
             with self.parallel((s.n, s.groups, *extents), points * piece.width) as (n, g, *rest):
                 y, q, tile = rest if near else (rest[1], rest[2], rest[0])
@@ -160,6 +209,8 @@ class _Tiling:
     def _channel_tile(self, piece: Piece, block: Sequence[Index], x0: Index, points: int) -> None:
         conv, s, b, (n, g, tile, y) = self.conv, self.conv.s, self.builder, block
         direct = conv.out_block % piece.lanes == 0
+        # The weights of the next tile come from afar; behind the last one the first is as good as any.
+        far, following = self.packing.rows * s.co * 4 > FAR and piece.tiles > 1, (tile + 1) % piece.tiles
         scratch = None if direct else b.alloc("tile", (points, piece.width), conv.dtype, "thread")
 
         def place(j: Index) -> tuple[Index, Index]:
@@ -176,12 +227,18 @@ class _Tiling:
                 else:
                     b.store(scratch, (j, o * piece.lanes + v), value)
 
+            def ahead(r: Sequence[Index]) -> None:
+                if len(r) == len(self.reduction):
+                    fetch(b, [self.weight(piece, g, following, r, o * piece.lanes + v) for o in range(piece.blocks)])
+
             acc = RegisterTile.start(b, piece.blocks, points, conv.dtype)
-            acc.accumulate(
-                self.reduction,
-                lambda r, o: self.weight(piece, g, tile, r, o * piece.lanes + v),
-                lambda r, j: self.pixel(n, g, r, *place(j)),
-            )
+            if s.terms:
+                acc.accumulate(
+                    self.reduction,
+                    lambda r, o: self.weight(piece, g, tile, r, o * piece.lanes + v),
+                    lambda r, j: self.pixel(n, g, r, *place(j)),
+                    ahead if far else None,
+                )
             acc.each(finish)
         if scratch is not None:
             with b.loop("oc", piece.width) as oc, b.loop("px", points) as j:
@@ -190,7 +247,7 @@ class _Tiling:
     def pixel_tiles(self, piece: Piece) -> None:
         """Tiles of output channels times vectors of pixels, stored as they are."""
         s, b = self.conv.s, self.builder
-        vectors = _pixel_tile(self.conv)[1]
+        vectors = self.config["blocks"]
         with self.parallel((s.n, s.groups, piece.tiles, s.oh), s.ow * piece.width) as block:
             for columns in cut(s.ow, self.conv.lanes, vectors):
                 with b.loop("q", columns.tiles) as q, b.loop("v", columns.lanes, "vectorised") as v:
@@ -199,11 +256,12 @@ class _Tiling:
     def _pixel_tile(self, piece: Piece, columns: Piece, block: Sequence[Index], x0: Index) -> None:
         conv, b, (n, g, tile, y) = self.conv, self.builder, block
         acc = RegisterTile.start(b, columns.blocks, piece.blocks, conv.dtype)
-        acc.accumulate(
-            self.reduction,
-            lambda r, k: self.pixel(n, g, r, y, x0 + k * columns.lanes),
-            lambda r, o: self.weight(piece, g, tile, r, o),
-        )
+        if conv.s.terms:
+            acc.accumulate(
+                self.reduction,
+                lambda r, k: self.pixel(n, g, r, y, x0 + k * columns.lanes),
+                lambda r, o: self.weight(piece, g, tile, r, o),
+            )
 
         def store(k: Index, o: Index, value: Value) -> None:
             channel = g * conv.s.co + tile * piece.width + o + piece.start
@@ -212,24 +270,30 @@ class _Tiling:
         acc.each(store)
 
 
-def channel_pieces(conv: Conv) -> list[Piece]:
-    """The output channels of a group as tiles; a vector must not leave a block of the result."""
+def channel_pieces(conv: Conv, blocks: int) -> list[Piece]:
+    """The output channels of a group as tiles of `blocks` vectors; a vector must not leave a block of the result."""
+    lanes = min(conv.lanes, conv.out_block) if conv.out_block > 1 else conv.lanes
+    return cut(conv.s.co, lanes, blocks)
+
+
+def default_blocks(conv: Conv) -> int:
+    """Vectors of a tile: two, or three where that leaves no rest."""
     lanes = min(conv.lanes, conv.out_block) if conv.out_block > 1 else conv.lanes
     vectors = conv.s.co // lanes
-    return cut(conv.s.co, lanes, 3 if vectors % 2 and vectors % 3 == 0 and conv.problem.isa.registers >= 32 else 2)
+    return 3 if vectors % 2 and vectors % 3 == 0 and conv.problem.isa.registers >= 32 else min(2, max(vectors, 1))
 
 
-def most_points(conv: Conv, piece: Piece) -> int:
+def default_points(conv: Conv, blocks: int) -> int:
     """Pixels of a tile, so that accumulators, weights and one broadcast value fit into the registers."""
-    return (28 if conv.problem.isa.registers >= 32 else 12) // piece.blocks
+    return (28 if conv.problem.isa.registers >= 32 else 12) // blocks
 
 
-def _pixel_pieces(conv: Conv) -> list[Piece]:
-    parts = even(conv.s.co, _pixel_tile(conv)[0])
-    return [Piece(start, count, size, 1) for start, count, size in parts]
+def pixel_pieces(conv: Conv, channels: int) -> list[Piece]:
+    """The output channels of a group as tiles of `channels` where pixels lie in lanes."""
+    return [Piece(start, count, size, 1) for start, count, size in even(conv.s.co, channels)]
 
 
-def _pixel_tile(conv: Conv) -> tuple[int, int]:
+def pixel_tile(conv: Conv) -> tuple[int, int]:
     """Output channels and vectors of pixels of a tile with pixels in lanes."""
     if conv.problem.isa.registers < 32:
         return 4, 2
@@ -242,7 +306,7 @@ def bordered(conv: Conv, builder: Builder, phases: int = 1) -> View:
     The copy has the channel blocks of the original: [n, block, row, phase, column, channel].
     """
     s, data, block = conv.s, conv.data, conv.data_block
-    if not s.padded and phases == 1:
+    if not s.padded and phases == 1 and not conv.unready:
         return data
     blocks, height = s.groups * s.ci // block, s.rows_needed
     width = -(-s.columns_needed // phases)

@@ -1,18 +1,23 @@
 """What all schedules of convolutions share: their numbers, and their tensors seen as NCHW in whatever layout.
 
-A conv1d is a conv2d of height 1.
+A conv1d is a conv2d of height 1. Where data and weights are bfloat16, and the processor multiplies pairs of them, two
+neighbouring channels are seen as one, of type uint32.
 """
 
 from collections.abc import Callable
+from typing import Any
 
-from attrs import frozen
+import numpy.typing as npt
+from attrs import evolve, frozen
 
 from ...ir.index import Index
 from ...ir.loops import Builder
-from ...ir.scalar import Value
+from ...ir.scalar import SMALL_FLOATS, Load, Value, in_pairs, is_float, pair
+from ...ir.types import TensorType
 from ...ops.layout import Layout
 from ...ops.lowering import View
 from ..lower import Problem
+from .tiles import paired
 
 NEAR_CACHE = 1 << 20
 """Bytes that are taken to stay in a core's own cache."""
@@ -75,6 +80,9 @@ class Conv:
         data_block, out_block: how many channels lie together in memory; 1: plain NCHW.
         dtype: what is computed in.
         lanes: elements in a vector.
+        place: where in the result a pixel (y, x) of the loops lies, if it is not the same.
+        pairs: whether a channel of `s.ci`, `data`, `weight` and `data_block` is a pair of bfloat16 ones.
+        unready: whether the data must be converted before it is broadcast.
     """
 
     problem: Problem
@@ -86,23 +94,38 @@ class Conv:
     out_layout: Layout
     dtype: str
     lanes: int
+    place: Callable[[Index, Index], tuple[Index, Index]] | None = None
+    pairs: bool = False
+    unready: bool = False
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights."""
+        return self.weight.type.itemsize * self.s.groups * self.s.co * self.s.terms
+
+    def taps(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """A constant weight as the schedules see it: its input channels in pairs, where they are."""
+        return paired(array, 1) if self.pairs else array
 
     def emit(self, builder: Builder, index: tuple[Index, Index, Index, Index], value: Value) -> None:
         """Run the epilogue for the output element (n, c, y, x)."""
+        if self.place is not None:
+            index = (*index[:2], *self.place(*index[2:]))
         self.problem.emit(builder, self.out_layout.pack(dict(zip("NCHW", index, strict=True))), value)
 
 
-def check(problem: Problem) -> str | None:
-    """Why no schedule of this family fits, or None."""
+def check(problem: Problem, kernel: str = "OI") -> str | None:
+    """Why no schedule of this family fits, or None; `kernel` is the order of the weight's channels."""
     context = problem.context
     assert context is not None
     a = context.attrs
     spatial = _spatial(problem)
     blocks = [_block(name, spatial) for name in (a.data_layout, a.out_layout or a.data_layout)]
-    if None in blocks or a.kernel_layout != "OI" + spatial:
-        return f"layout {a.data_layout}/{a.kernel_layout}; it is written for NCHW or NCHW<b>c and OIHW (NCW and OIW)"
-    if context.args[0].dtype not in ("float32", "float64") or context.out.dtype not in ("float32", "float64"):
-        return f"dtype {context.args[0].dtype}; it is written for float32 and float64"
+    if None in blocks or a.kernel_layout != kernel + spatial:
+        wanted = f"NCHW or NCHW<b>c and {kernel}HW (NCW and {kernel}W)"
+        return f"layout {a.data_layout}/{a.kernel_layout}; it is written for {wanted}"
+    if other := [d for d in (*(v.dtype for v in context.args), context.out.dtype) if not is_float(d)]:
+        return f"dtype {other[0]}; it is written for floating types"
     if 0 in context.shape or 0 in context.args[0].shape or 0 in context.args[1].shape:
         return "empty tensor"
     if problem.parameter(1) is None:
@@ -127,8 +150,8 @@ def _block(name: str, spatial: str) -> int | None:
     return block if name == f"NC{spatial}" + ("" if block == 1 else f"{block}c") else None
 
 
-def conv_of(problem: Problem) -> Conv:
-    """The convolution of a group that `check` let pass."""
+def conv_of(problem: Problem, pairs: bool = False) -> Conv:
+    """The convolution of a group that `check` let pass; `pairs`: over pairs of channels, if that can be."""
     context = problem.context
     assert context is not None
     a, (data, weight) = context.attrs, context.args
@@ -144,7 +167,40 @@ def conv_of(problem: Problem) -> Conv:
     lanes = problem.isa.vector_bytes // (8 if context.dtype == "float64" else 4)
     view = View(data.type, _reader(layout, data))
     taps = View(weight.type, lambda o, i, y, x: weight(o, i, x)) if flat else weight
-    return Conv(problem, s, view, taps, layout.block("C"), out_layout.block("C"), out_layout, context.dtype, lanes)
+    blocks = layout.block("C"), out_layout.block("C")
+    unready = data.dtype in SMALL_FLOATS
+    conv = Conv(problem, s, view, taps, *blocks, out_layout, context.dtype, lanes, unready=unready)
+    if not pairs:
+        return conv
+    whole = blocks[0] % 2 == 0 and s.ci % blocks[0] == 0
+    small = data.dtype == weight.dtype == "bfloat16" and context.dtype == "float32"
+    return _in_pairs(conv, layout) if whole and small and problem.isa.bfloat16_dot else conv
+
+
+def _in_pairs(conv: Conv, layout: Layout) -> Conv:
+    """The same convolution over pairs of channels."""
+    s, data, weight, block = conv.s, conv.data, conv.weight, conv.data_block // 2
+    buffer = conv.problem.parameter(0)
+
+    def read(n: Index, c: Index, y: Index, x: Index) -> Value:
+        if buffer is None:
+            return pair(data(n, 2 * c, y, x), data(n, 2 * c + 1, y, x))
+        *outer, last = layout.pack({"N": n, "C": 2 * c, "H": y, "W": x})
+        return Load(in_pairs(buffer), (*outer, last // 2))
+
+    def tap(o: Index, i: Index, y: Index, x: Index) -> Value:
+        return pair(weight(o, 2 * i, y, x), weight(o, 2 * i + 1, y, x))
+
+    out, channels, *window = weight.shape
+    return evolve(
+        conv,
+        s=evolve(s, ci=s.ci // 2),
+        data=View(data.type, read),
+        weight=View(TensorType((out, channels // 2, *window), "uint32"), tap),
+        data_block=block,
+        pairs=True,
+        unready=buffer is None,
+    )
 
 
 def _logical(layout: Layout, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -21,11 +21,19 @@ from attrs import frozen
 Row = tuple[Fraction, ...]
 Matrix = tuple[Row, ...]
 
-POINTS = {
-    2: (Fraction(0), Fraction(1), Fraction(-1)),
-    4: (Fraction(0), Fraction(3, 4), Fraction(-3, 4), Fraction(3, 2), Fraction(-3, 2)),
+_HALVES = {
+    2: ("1",),
+    3: ("0", "1"),
+    4: ("1/2", "5/4"),
+    5: ("0", "3/4", "3/2"),
+    6: ("1/3", "4/5", "3/2"),
 }
-"""Finite points by m, for three taps: those for m = 4 give a fifth of the error of the usual 0, 1, -1, 2, -2."""
+POINTS = {
+    count: tuple(Fraction(sign) * Fraction(half) for half in halves for sign in ((1,) if half == "0" else (1, -1)))
+    for count, halves in _HALVES.items()
+}
+"""Finite points by their number, found by search: 0, 3/4, -3/4, 3/2, -3/2 give F(4, 3) a fifth of the error of the
+usual 0, 1, -1, 2, -2."""
 
 
 @frozen
@@ -43,17 +51,25 @@ class Filter:
         """Inputs that give m outputs."""
         return self.m + self.r - 1
 
+    def finite(self) -> "Filter":
+        """The same without the point at infinity, for a filter whose last tap is 0: one product less."""
+        bt = _frozen([row[:-1] for row in self.bt[:-1]])
+        return Filter(
+            self.m, self.r - 1, _frozen([row[:-1] for row in self.at]), _frozen([row[:-1] for row in self.g[:-1]]), bt
+        )
+
 
 @cache
 def winograd(m: int, r: int = 3) -> Filter:
-    """F(m, r) from the points in `POINTS` and infinity."""
-    points = POINTS[m]
+    """F(m, r) from m + r - 2 points of `POINTS` and infinity."""
     n = m + r - 1
-    assert len(points) == n - 1
+    points = POINTS[n - 1]
     at = [[a**j for a in points] + [Fraction(int(j == m - 1))] for j in range(m)]
     g, bt = [], []
     for k, a in enumerate(points):
         others = _product([p for i, p in enumerate(points) if i != k])
+        if a < 0 and 0 not in points:  # so that the rows of a and -a mirror each other
+            others = [-c for c in others]
         scale = sum(c * a**e for e, c in enumerate(others))
         g.append([a**j / scale for j in range(r)])
         bt.append([*others, Fraction(0)])

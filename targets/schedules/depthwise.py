@@ -7,7 +7,7 @@ no guards.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy.typing as npt
@@ -15,12 +15,13 @@ from attrs import evolve, frozen
 
 from ...ir.index import Index, as_index
 from ...ir.loops import Builder, Kernel
-from ...ir.scalar import Buffer, Const, Value, apply, inside, select
+from ...ir.scalar import Buffer, Const, Value, inside, select
 from ..lower import Problem
 from . import conv_shape
 from .conv_shape import Conv, conv_of
 from .generic import unravel
-from .tiles import Packed, Packing, cut, even, packed_operand
+from .space import Config, space
+from .tiles import Packed, Packing, added, cut, even, packed_operand
 
 WIDEST = 11
 """The widest window that is unrolled."""
@@ -40,15 +41,21 @@ def check(problem: Problem) -> str | None:
     return None
 
 
-def predict(problem: Problem) -> float:
+def configs(problem: Problem) -> Iterator[Config]:
+    """The candidate space: how many pixels of a row are computed at a time."""
+    default = {"points": 8 if problem.isa.registers >= 32 else 4}
+    return space(default, {"points": (2, 4, 6, 8, 12, 14)}, lambda c: c["points"] <= problem.isa.registers // 2)
+
+
+def predict(problem: Problem, config: Config) -> float:
     """The cost in vector operations, if one thread does everything; a quarter is for loads and edges."""
     conv = conv_of(problem)
     return conv.s.flops / 2 / min(conv.lanes, conv.data_block) * 1.25
 
 
-def schedule(problem: Problem) -> tuple[Kernel, Packed]:
+def schedule(problem: Problem, config: Config) -> tuple[Kernel, Packed]:
     """The loops of a depthwise convolution, and how its weights are packed."""
-    return _Depthwise.start(conv_of(problem)).kernel()
+    return _Depthwise.start(conv_of(problem)).kernel(config["points"])
 
 
 @frozen(eq=False)
@@ -74,11 +81,10 @@ class _Depthwise:
         weights, problem, packed = packed_operand(conv.problem, packing, b, 1, matrix, element)
         return _Depthwise(evolve(conv, problem=problem), b, packing, weights, packed)
 
-    def kernel(self) -> tuple[Kernel, Packed]:
-        """Rows of blocks of channels in parallel."""
+    def kernel(self, most: int) -> tuple[Kernel, Packed]:
+        """Rows of blocks of channels in parallel, `most` pixels at a time."""
         s, b, block = self.conv.s, self.b, self.conv.data_block
         first, end = self.whole_windows()
-        most = 8 if self.conv.problem.isa.registers >= 32 else 4
         extents = (s.n, s.groups // block, s.oh)
         kind = "parallel" if s.flops >= 131072 else "serial"
         with b.loop("row", math.prod(extents), kind) as flat:
@@ -130,7 +136,7 @@ class _Depthwise:
                 value = select(test, conv.data(n, channel, above, x), 0)
                 offset = self.packing.offset(piece, channel // block, kh * s.kw + kw, channel % block)
                 weight = b.load(self.weights, (0, offset))
-                b.store(acc, (j,), apply("fma", weight, value, b.load(acc, (j,))))
+                b.store(acc, (j,), added(weight, value, b.load(acc, (j,))))
 
 
 def _pieces(first: int, end: int, most: int) -> Sequence[tuple[int, int, int]]:

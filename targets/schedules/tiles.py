@@ -5,7 +5,8 @@ loads `blocks` vectors, and `points` scalars that it broadcasts, and does `block
 them for each load, the closer to the arithmetic peak.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,13 @@ import numpy.typing as npt
 from attrs import evolve, frozen
 
 from ...ir.index import Dim, Index
-from ...ir.loops import Builder
-from ...ir.scalar import Buffer, Operand, Value, apply, cast
+from ...ir.loops import Builder, Prefetch
+from ...ir.scalar import Buffer, Load, Value, apply, cast, constant, dot2
+from ...ir.types import numpy_dtype
 from ..lower import Problem
+
+PART = 1024
+"""Terms of a sum that are added up in a row; the parts of longer ones are added apart."""
 
 
 @frozen
@@ -100,16 +105,45 @@ class Packing:
         return packed
 
     def write(
-        self, builder: Builder, target: Buffer, batch: int, element: Callable[[Index, Index, Index], Value]
+        self,
+        builder: Builder,
+        target: Buffer,
+        batch: int,
+        element: Callable[[Index, Index, Index], Value],
+        across: bool = False,
+        barrier: bool = True,
     ) -> None:
-        """A stage that packs at run time: `element(batch, row, position on the axis)`."""
-        for p in self.pieces:
-            with builder.loop("pack", batch * p.tiles, "parallel") as flat:
-                b, tile = flat // p.tiles, flat % p.tiles
-                with builder.loop("prow", self.rows) as row, builder.loop("plane", p.width, "vectorised") as lane:
-                    value = element(b, row, tile * p.width + lane + p.start)
-                    builder.store(target, (b, self.offset(p, tile, row, lane)), value)
-        builder.barrier()
+        """A stage that packs at run time: `element(batch, row, position on the axis)`; `barrier` ends it.
+
+        What is read one after the other should lie on few pages: a few rows of all tiles at a time. If the axis goes
+        `across` memory and the rows run along it, then tile by tile, each place of the axis for a few rows.
+        """
+
+        def store(p: Piece, b: Index, tile: Index, row: Index, lane: Index) -> None:
+            value = element(b, row, tile * p.width + lane + p.start)
+            builder.store(target, (b, self.offset(p, tile, row, lane)), value)
+
+        for start, blocks, size in even(self.rows, 16):
+            for p in self.pieces if across else ():
+                with (
+                    builder.loop("pack", batch * p.tiles, "parallel") as flat,
+                    builder.loop("pblock", blocks) as block,
+                    builder.loop("plane", p.width) as lane,
+                    builder.loop("prow", size) as row,
+                ):
+                    store(p, flat // p.tiles, flat % p.tiles, block * size + row + start, lane)
+            if across:
+                continue
+            with builder.loop("pack", batch * blocks, "parallel") as flat:
+                for p in self.pieces:
+                    with (
+                        builder.loop("ptile", p.tiles) as tile,
+                        builder.loop("prow", size) as row,
+                        builder.loop("plane", p.width, "vectorised") as lane,
+                    ):
+                        store(p, flat // blocks, tile, flat % blocks * size + row + start, lane)
+        if barrier:
+            builder.barrier()
 
 
 @frozen(eq=False)
@@ -129,6 +163,10 @@ class RegisterTile:
         tile.each(lambda o, j, value: builder.store(acc, (o, j), 0))
         return tile
 
+    def put(self, o: Index, j: Index, value: Value) -> None:
+        """Set one accumulator."""
+        self.builder.store(self.acc, (o, j), value)
+
     def each(self, action: Callable[[Index, Index, Value], None]) -> None:
         """`action(block, point, accumulator)` for every accumulator."""
         with (
@@ -141,27 +179,68 @@ class RegisterTile:
     def accumulate(
         self,
         loops: Sequence[tuple[str, int, str]],
-        vector: Callable[[Sequence[Index], Index], Operand],
-        scalar: Callable[[Sequence[Index], Index], Operand],
+        vector: Callable[[Sequence[Index], Index], Value],
+        scalar: Callable[[Sequence[Index], Index], Value],
+        ahead: Callable[[Sequence[Index]], None] | None = None,
     ) -> None:
         """Run the reduction: `acc[o, j] += vector(r, o) * scalar(r, j)` for every r in the loops (name,
-        extent, kind).
+        extent, kind); each iteration of each loop begins with `ahead(counters so far)`, which may prefetch. Values of
+        type uint32 are pairs of bfloat16, each of which adds two products.
         """
+
+        (name, extent, kind), *inner = loops
+        most = max(1, PART // math.prod(n for _, n, _ in inner))
 
         def nest(rest: Sequence[tuple[str, int, str]], r: list[Index]) -> None:
             if rest:
                 name, extent, kind = rest[0]
                 with self.builder.loop(name, extent, kind) as i:
-                    nest(rest[1:], [*r, i])
+                    step(rest[1:], [*r, i])
                 return
-            dtype = self.acc.dtype
-            self.each(
-                lambda o, j, old: self.builder.store(
-                    self.acc, (o, j), apply("fma", cast(vector(r, o), dtype), cast(scalar(r, j), dtype), old)
-                )
-            )
+            self.each(lambda o, j, old: self.put(o, j, added(vector(r, o), scalar(r, j), old)))
 
-        nest(loops, [])
+        def step(rest: Sequence[tuple[str, int, str]], r: list[Index]) -> None:
+            if ahead is not None:
+                ahead(r)
+            nest(rest, r)
+
+        if extent < 2 * most:
+            nest(loops, [])
+            return
+        total = self.builder.alloc("total", self.acc.shape, self.acc.dtype)
+        self.each(lambda o, j, value: self.builder.store(total, (o, j), value))
+        for start, count, size in even(extent, most):
+            with self.builder.loop("part", count, "rolled") as part:
+                self.each(lambda o, j, value: self.put(o, j, constant(0, self.acc.dtype)))
+                with self.builder.loop(name, size, kind) as i:
+                    step(inner, [part * size + i + start])
+                self.each(
+                    lambda o, j, value: self.builder.store(total, (o, j), self.builder.load(total, (o, j)) + value)
+                )
+        self.each(lambda o, j, value: self.put(o, j, self.builder.load(total, (o, j))))
+
+
+def fetch(builder: Builder, loads: Iterable[Value]) -> None:
+    """Prefetch what loads will read."""
+    for load in loads:
+        assert isinstance(load, Load)
+        builder.emit(Prefetch(load.buffer, load.index))
+
+
+def added(a: Value, b: Value, total: Value) -> Value:
+    """`total + a * b`, or for pairs of bfloat16 the sum of both products."""
+    if a.dtype == b.dtype == "uint32":
+        return dot2(a, b, total)
+    return apply("fma", cast(a, total.dtype), cast(b, total.dtype), total)
+
+
+def paired(matrix: npt.NDArray[Any], axis: int) -> npt.NDArray[Any]:
+    """A bfloat16 array as uint32 with neighbours along `axis` side by side; the last stands beside 0 if it is alone."""
+    bits = np.moveaxis(matrix.view(np.uint16), axis, 0)
+    result = np.empty((-(-len(bits) // 2), *bits.shape[1:]), np.uint32)
+    result[...] = bits[::2]
+    result[: len(bits) // 2] |= bits[1::2].astype(np.uint32) << 16
+    return np.moveaxis(result, 0, axis)
 
 
 Pack = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
@@ -178,6 +257,8 @@ def packed_operand(
     batch: int,
     matrix: Callable[[npt.NDArray[Any]], npt.NDArray[Any]],
     element: Callable[[Index, Index, Index], Value],
+    across: bool = False,
+    dtype: str = "",
 ) -> tuple[Buffer, Problem, Packed]:
     """The anchor's second argument as a packed matrix of shape (batch, rows * extent).
 
@@ -188,6 +269,8 @@ def packed_operand(
         batch: how many matrices there are.
         matrix: a constant argument as an array (batch, rows, extent).
         element: (batch, row, column) -> value, for packing at run time.
+        across: whether the argument runs along its rows in memory.
+        dtype: of the packed matrix; empty: that of the argument.
 
     Returns:
         The buffer to read, the problem with that buffer as input where it is one, and how to pack the constant.
@@ -197,10 +280,14 @@ def packed_operand(
     assert given is not None
     shape = (batch, packing.rows * packing.extent)
     if given not in problem.constants:
-        scratch = builder.alloc("packed", shape, given.dtype, "team")
-        packing.write(builder, scratch, batch, element)
+        scratch = builder.alloc("packed", shape, dtype or given.dtype, "team")
+        packing.write(builder, scratch, batch, element, across)
         return scratch, problem, {}
-    buffer = Buffer(given.name, shape, given.dtype)
+    buffer = Buffer(given.name, shape, dtype or given.dtype)
     inputs = tuple(buffer if b is given else b for b in problem.inputs)
-    pack = {problem.inputs.index(given): lambda array: packing.pack(matrix(array))}
+    pack = {
+        problem.inputs.index(given): lambda array: packing.pack(matrix(array)).astype(
+            numpy_dtype(buffer.dtype), copy=False
+        )
+    }
     return buffer, evolve(problem, inputs=inputs), pack

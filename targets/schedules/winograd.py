@@ -1,18 +1,20 @@
-"""conv2d 3x3, stride 1, by Winograd's F(2x2, 3x3) and F(4x4, 3x3), in blocked layouts.
+"""conv2d by Winograd's F(m x m, r x r), with stride 1 or more, in blocked layouts.
 
-    input tiles  --B^T d B-->  V[f][tile][channel]     every thread a share of (channel block, tile)
+    input tiles  --B^T d B-->  V[f][tile][term]        every thread a share of (channel block, tile)
     barrier
     for each tile of output channels, for each of the n*n frequencies f:
         M[f] = U[f] V[f]                                the matrix products, in register tiles
         A^T M A, epilogue, store                        while M is still in the cache
     barrier, and the next block of tiles
 
-U is the transformed weight, G g G^T, computed in float64 when the model is built. Tiles run over all pictures; a block
-of them is as large as keeps M in the near cache. (A. Lavin and S. Gray, arXiv:1509.09308; cook_toom.py has the
-matrices.)
+U is the transformed weight, G g G^T, computed in float64 when the model is built. For weights of 16 bits it is
+stored as float16, whatever they are: the transforms would amplify the rounding errors of bfloat16. Terms are the input
+channels, and with a stride those of every phase (winograd_plan.py). Tiles run over all pictures; a block of them is as
+large as keeps M in the near cache. A plain NCHW input, that of a network's first layer, has tiles in its lanes instead
+of channels. (A. Lavin and S. Gray, arXiv:1509.09308; cook_toom.py has the matrices.)
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -20,101 +22,152 @@ import numpy as np
 import numpy.typing as npt
 from attrs import evolve, frozen
 
-from ...ir.index import Index
+from ...ir.index import Index, as_index
 from ...ir.loops import Builder, If, Kernel
-from ...ir.scalar import Buffer, Value, all_of, apply, cast, constant, inside, select
+from ...ir.scalar import SMALL_FLOATS, Buffer, Value, all_of, apply, cast, constant, inside, select
 from ..lower import Problem
 from . import conv_shape
-from .conv import channel_pieces, most_points
+from .conv import FAR, bordered, channel_pieces, default_blocks, default_points
 from .conv_shape import Conv, conv_of
-from .cook_toom import Filter, Step, linear_program, paired_program, winograd
+from .cook_toom import Step, linear_program, paired_program
 from .generic import unravel
-from .tiles import Packed, Packing, Piece, RegisterTile, even, packed_operand
+from .space import Config, register_tiles, space
+from .tiles import Packed, Packing, Piece, RegisterTile, even, fetch, packed_operand
+from .winograd_plan import Band, Phase, Plan, fits, plan, transformed
 
 TILES = 64
 """Tiles of a block: with two vectors of output channels, M of F(4x4) then takes 295 KB."""
 V_BYTES = 2 << 20
 """Bytes that V may take; it is read from the second-level cache or the next one, once for each tile of channels."""
+SHORT = 64
+"""Terms of a product up to which blocks are smaller: transforms then weigh more, and M should lie in a near cache."""
 
 
-def check(problem: Problem) -> str | None:
-    """Why the schedule does not fit, or None."""
+def check(m: int) -> Callable[[Problem], str | None]:
+    """Why F(m x m) does not fit, or None."""
+    return lambda problem: _refusal(problem, m)
+
+
+def _refusal(problem: Problem, m: int) -> str | None:
     if reason := conv_shape.check(problem):
         return reason
     conv = conv_of(problem)
+    if conv.weight.dtype in SMALL_FLOATS and not problem.isa.float16_loads:
+        return f"transformed weights of {conv.weight.dtype} are stored as float16, which is slow to read here"
     s = conv.s
-    if (s.kh, s.kw, s.stride, s.dilation, s.groups) != (3, 3, (1, 1), (1, 1), 1):
-        return "not a 3x3 convolution with stride 1, dilation 1 and one group"
+    if s.kh != s.kw or s.stride[0] != s.stride[1] or s.dilation != (1, 1) or s.groups != 1:
+        return "not a square window, dilation 1 and one group"
+    if not fits(m, s.kh, s.stride[0]):
+        return f"there is no F({m}) for a window of {s.kh} and a stride of {s.stride[0]}"
     if min(s.oh, s.ow) < 2:
         return "the result is one pixel high or wide"
-    if min(conv.data_block, conv.out_block) < 4:
+    if conv.out_block < 4 or 1 < conv.data_block < 4:
         return "the layout has no blocks of channels"
     if problem.parameter(1) not in problem.constants:
         return "the weight is not known at build time"
     return None
 
 
-def schedule(m: int) -> Callable[[Problem], tuple[Kernel, Packed]]:
-    """The loops of F(m x m, 3x3), and how its weights are packed."""
-    return lambda problem: _Winograd.start(conv_of(problem), winograd(m)).kernel()
+def configs(problem: Problem) -> Iterator[Config]:
+    """The candidate space: vectors of channels in a register tile, its points, and the tiles of a block."""
+    conv = conv_of(problem)
+    blocks = default_blocks(conv)
+    near = TILES if conv.s.ci * conv.s.stride[0] ** 2 > SHORT else TILES // 2
+    default = {"blocks": blocks, "points": default_points(conv, blocks), "tiles": near}
+    shapes = register_tiles(problem.isa.registers, (1, 2, 3, 4))
+    widest = max(1, conv.s.co // conv.lanes)
+
+    def fits(config: Config) -> bool:
+        return config["blocks"] <= widest and (config["blocks"], config["points"]) in shapes
+
+    knobs = {"blocks": [n for n, _ in shapes], "points": [p for _, p in shapes], "tiles": (16, 32, 48, 64, 96, 128)}
+    return space(default, knobs, fits)
 
 
-def predict(m: int) -> Callable[[Problem], float]:
-    """The cost of F(m x m, 3x3) in vector operations, if one thread does everything."""
-    return lambda problem: _cost(conv_of(problem), m)
+def schedule(m: int) -> Callable[[Problem, Config], tuple[Kernel, Packed]]:
+    """The loops of F(m x m), and how its weights are packed."""
+    return lambda problem, config: _Winograd.start(conv_of(problem), m, config).kernel()
 
 
-def _cost(conv: Conv, m: int) -> float:
-    """Products, transforms, and weights that come from afar."""
-    s, n = conv.s, m + 2
+def predict(m: int) -> Callable[[Problem, Config], float]:
+    """The cost of F(m x m) in vector operations, if one thread does everything."""
+    return lambda problem, config: _cost(conv_of(problem), m, config)
+
+
+def _cost(conv: Conv, m: int, config: Config) -> float:
+    """Products, loads that hold them up, transforms, and weights that come from afar."""
+    s = conv.s
+    p = plan(m, s.kh, s.stride[0], s.ci)
     tiles = s.n * -(-s.oh // m) * -(-s.ow // m)
-    products = tiles * n * n * s.ci * s.co / conv.lanes
-    transforms = tiles * (s.ci + s.co) / conv.lanes * (4.5 * n * n + 2 * m * n)
-    return products + transforms + conv_shape.streaming(4 * n * n * s.ci * s.co)
+    loads = max(1.0, 1.6 * (1 / config["blocks"] + 1 / config["points"]))
+    products = tiles * p.rows * s.co / conv.lanes * loads
+    into = 3.5 * s.ci * sum(phase.rows.n * phase.columns.n for phase in p.phases)
+    transforms = tiles * (into + s.co * (6 * p.f.n**2 + 2 * m * p.f.n)) / conv.lanes
+    # Also for weights of 16 bits: who asks for them wants them small.
+    return products + transforms + conv_shape.streaming(4 * p.rows * s.co)
 
 
 @frozen(eq=False)
 class _Winograd:
     conv: Conv
-    f: Filter
+    plan: Plan
     b: Builder
     packing: Packing
     weights: Buffer
     packed: Packed
     rows: int
     columns: int
+    config: Config
 
     @staticmethod
-    def start(conv: Conv, f: Filter) -> "_Winograd":
+    def start(conv: Conv, m: int, config: Config) -> "_Winograd":
         """Transform the weights, and cut the picture into tiles."""
-        s, b = conv.s, Builder()
-        packing = Packing(tuple(channel_pieces(conv)), f.n * f.n * s.ci, s.co)
+        s, b, p = conv.s, Builder(), plan(m, conv.s.kh, conv.s.stride[0], conv.s.ci)
+        packing = Packing(tuple(channel_pieces(conv, config["blocks"])), p.rows, s.co)
+
+        unit = "float16" if conv.weight.dtype in SMALL_FLOATS else ""
 
         def matrix(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-            return transformed(array, f)
+            return transformed(array.astype(np.float32) if unit else array, p)
 
         def element(batch: Index, row: Index, o: Index) -> Value:
             raise AssertionError("check wants a constant weight")
 
-        weights, problem, packed = packed_operand(conv.problem, packing, b, 1, matrix, element)
+        weights, problem, packed = packed_operand(conv.problem, packing, b, 1, matrix, element, dtype=unit)
+        rows, columns = -(-s.oh // m), -(-s.ow // m)
         conv = evolve(conv, problem=problem)
-        return _Winograd(conv, f, b, packing, weights, packed, -(-s.oh // f.m), -(-s.ow // f.m))
+        if conv.data_block == 1:  # tiles lie in lanes: the columns of one kind lie together, without guards
+            covered = evolve(s, oh=rows * m, ow=columns * m)
+            conv = evolve(conv, data=bordered(evolve(conv, s=covered), b, phases=m * p.stride))
+        return _Winograd(conv, p, b, packing, weights, packed, rows, columns, config)
 
     def kernel(self) -> tuple[Kernel, Packed]:
         """All blocks of tiles, one after the other."""
-        s, f, b = self.conv.s, self.f, self.b
-        tiles = s.n * self.rows * self.columns
-        most = max(1, min(TILES, V_BYTES // (4 * f.n * f.n * s.ci)))
-        groups = even(tiles, most)
-        v = b.alloc("V", (f.n * f.n, max(size for _, _, size in groups), s.ci), self.conv.dtype, "team")
+        s, b = self.conv.s, self.b
+        unit = self.columns if self.conv.data_block == 1 else 1
+        most = max(1, min(self.config["tiles"], V_BYTES // (4 * self.plan.rows)) // unit)
+        groups = even(s.n * self.rows * self.columns // unit, most)
+        v = self._images(max(size for _, _, size in groups) * unit)
         for start, count, size in groups:
             with b.loop("tiles", count, "lockstep") as block:
-                first = block * size + start
-                self.transform_input(v, first, size)
+                first = (block * size + start) * unit
+                self.transform_input(v, first, size * unit)
                 b.barrier()
-                self.products(v, first, size)
+                self.products(v, first, size * unit)
                 b.barrier()
         return self.conv.problem.kernel(b), self.packed
+
+    def _images(self, tiles: int) -> list[Buffer]:
+        """V, a buffer for each band: (row, column, tile, term), or with terms before tiles where tiles are lanes."""
+        found = []
+        for band in self.plan.bands:
+            terms = len(band.phases) * self.conv.s.ci
+            inner = (terms, tiles) if self.conv.data_block == 1 else (tiles, terms)
+            found.append(self.b.alloc("V", (len(band.ys), len(band.xs), *inner), self.conv.dtype, "team"))
+        return found
+
+    def _image(self, row: Index, column: Index, tile: Index, term: Index) -> tuple[Index, ...]:
+        return (row, column, term, tile) if self.conv.data_block == 1 else (row, column, tile, term)
 
     def place(self, tile: Index) -> list[Index]:
         """Picture, row and column of a tile."""
@@ -122,53 +175,86 @@ class _Winograd:
 
     # B^T d B
 
-    def transform_input(self, v: Buffer, first: Index, size: int) -> None:
+    def transform_input(self, v: Sequence[Buffer], first: Index, size: int) -> None:
         """Fill V for a block of tiles."""
         s, block, b = self.conv.s, self.conv.data_block, self.b
+        m, stride = self.plan.f.m, self.plan.stride
+        if block == 1:
+            rows = size // self.columns
+            with b.loop("input", s.ci * rows, "parallel") as flat:
+                c, line = unravel(flat, (s.ci, rows))
+                picture, row, _ = self.place(first + line * self.columns)
+                # A loop for each phase, and whole vectors, the last of which may do some tiles again: less code.
+                for number in range(len(self.plan.phases)):
+                    for start, count, lanes in _whole_vectors(self.columns, self.conv.lanes):
+                        with b.loop("x", count) as x, b.loop("v", lanes, "vectorised") as lane:
+                            column = x * lanes + lane + start
+                            at = picture, c, row * m * stride, column * (m * stride)
+                            self._input_tile(v, at, line * self.columns + column, [number])
+            return
         with b.loop("input", s.ci // block * size, "parallel") as flat:
             cb, t = unravel(flat, (s.ci // block, size))
             picture, row, column = self.place(first + t)
-            y0, x0 = row * self.f.m - s.pad[0], column * self.f.m - s.pad[1]
+            y0, x0 = row * (m * stride) - s.pad[0], column * (m * stride) - s.pad[1]
             with b.loop("v", block, "vectorised") as lane:
-                self._input_tile(v, (picture, cb * block + lane, y0, x0), t)
+                self._input_tile(v, (picture, cb * block + lane, y0, x0), t, range(len(self.plan.phases)))
 
-    def _input_tile(self, v: Buffer, at: tuple[Index, Index, Index, Index], t: Index) -> None:
-        n, b, dtype = self.f.n, self.b, self.conv.dtype
-        d = b.alloc("d", (n, n), dtype)
-        half = b.alloc("half", (n, n), dtype)
-        self._read(d, at)
-        steps = linear_program(self.f.bt)
-        for j in range(n):
-            column = multiply(steps, [b.load(d, (i, j)) for i in range(n)])
-            for i in range(n):
-                b.store(half, (i, j), column[i])
-        for i in range(n):
-            row = multiply(steps, [b.load(half, (i, j)) for j in range(n)])
-            for j in range(n):
-                b.store(v, (i * n + j, t, at[1]), row[j])
+    def _input_tile(
+        self, v: Sequence[Buffer], at: tuple[Index, Index, Index, Index], t: Index, numbers: Sequence[int]
+    ) -> None:
+        """The phases `numbers` of a tile."""
+        pictures = {}
+        for number in numbers:
+            phase = self.plan.phases[number]
+            pictures[number] = self.b.alloc("d", (phase.rows.n, phase.columns.n), self.conv.dtype)
+        self._read(pictures, at)
+        for number, d in pictures.items():
+            self._phase_tile(v, number, self.plan.phases[number], d, at[1], t)
 
-    def _read(self, d: Buffer, at: tuple[Index, Index, Index, Index]) -> None:
+    def _phase_tile(self, v: Sequence[Buffer], number: int, phase: Phase, d: Buffer, channel: Index, t: Index) -> None:
+        b, high, wide = self.b, phase.rows.n, phase.columns.n
+        half = b.alloc("half", (high, wide), self.conv.dtype)
+        steps = linear_program(phase.rows.bt)
+        for j in range(wide):
+            for i, value in enumerate(multiply(steps, [b.load(d, (i, j)) for i in range(high)])):
+                b.store(half, (i, j), value)
+        steps = linear_program(phase.columns.bt)
+        for i in range(high):
+            for j, value in enumerate(multiply(steps, [b.load(half, (i, j)) for j in range(wide)])):
+                band, buffer = next(x for x in zip(self.plan.bands, v, strict=True) if i in x[0].ys and j in x[0].xs)
+                term = channel + band.phases.index(number) * self.conv.s.ci
+                row, column = as_index(i - band.ys.start), as_index(j - band.xs.start)
+                b.store(buffer, self._image(row, column, t, term), value)
+
+    def _read(self, pictures: Mapping[int, Buffer], at: tuple[Index, Index, Index, Index]) -> None:
         """The pixels under a tile; tiles that stick out of the picture test every pixel, the others none."""
-        s, n, b, (picture, channel, y0, x0) = self.conv.s, self.f.n, self.b, at
-        whole = all_of([inside((y0, x0), (s.h, s.w)), inside((y0 + n - 1, x0 + n - 1), (s.h, s.w))])
-
-        def read(tested: bool) -> tuple[Any, ...]:
+        s, b, (_, _, y0, x0), last = self.conv.s, self.b, at, self.plan.reach - 1
+        if self.conv.data_block == 1:
+            self._read_pixels(b, pictures, at, tested=False)
+            return
+        arms = []
+        for tested in (False, True):
             branch = Builder()
-            for i in range(n):
-                for j in range(n):
-                    y, x = y0 + i, x0 + j
-                    if tested:
-                        value = _padded(self.conv, (picture, channel, y, x))
-                    else:
-                        value = self.conv.data(picture, channel, y, x)
-                    branch.store(d, (i, j), cast(value, self.conv.dtype))
-            return branch.finish()
+            self._read_pixels(branch, pictures, at, tested)
+            arms.append(branch.finish())
+        whole = all_of([inside((y0, x0), (s.h, s.w)), inside((y0 + last, x0 + last), (s.h, s.w))])
+        b.emit(If(whole, *arms))
 
-        b.emit(If(whole, read(False), read(True)))
+    def _read_pixels(
+        self, b: Builder, pictures: Mapping[int, Buffer], at: tuple[Index, Index, Index, Index], tested: bool
+    ) -> None:
+        conv, step, (picture, channel, y0, x0) = self.conv, self.plan.stride, at
+        for number, d in pictures.items():
+            phase = self.plan.phases[number]
+            for i in range(phase.rows.n):
+                for j in range(phase.columns.n):
+                    place = picture, channel, y0 + (phase.y + i * step), x0 + (phase.x + j * step)
+                    value = _padded(conv, place) if tested else conv.data(*place)
+                    b.store(d, (i, j), cast(value, conv.dtype))
 
     # U V, A^T M A
 
-    def products(self, v: Buffer, first: Index, size: int) -> None:
+    def products(self, v: Sequence[Buffer], first: Index, size: int) -> None:
         """All output channels of a block of tiles."""
         threads = self.conv.problem.threads
         for piece in self.packing.pieces:
@@ -176,44 +262,58 @@ class _Winograd:
             for start, count, points in even(size, -(-size // parts)):
                 with self.b.loop("product", piece.tiles * count, "parallel") as flat:
                     tile, part = unravel(flat, (piece.tiles, count))
-                    self._product(piece, tile, v, first, part * points + start, points)
+                    self._product((piece, tile), v, first, part * points + start, points)
 
-    def _product(self, piece: Piece, tile: Index, v: Buffer, first: Index, t0: Index, size: int) -> None:
-        b, f, conv = self.b, self.f, self.conv
-        m = b.alloc("M", (f.n * f.n, piece.blocks, size, piece.lanes), conv.dtype, "thread")
-        with b.loop("f", f.n * f.n) as frequency:
-            for start, count, points in even(size, most_points(conv, piece)):
-                with b.loop("q", count) as q, b.loop("v", piece.lanes, "vectorised") as lane:
-                    self._register_tile(piece, tile, v, m, frequency, (t0, q * points + start), points, lane)
+    def _product(self, panel: tuple[Piece, Index], v: Sequence[Buffer], first: Index, t0: Index, size: int) -> None:
+        b, n, conv, (piece, tile) = self.b, self.plan.f.n, self.conv, panel
+        m = b.alloc("M", (n, n, piece.blocks, size, piece.lanes), conv.dtype, "thread")
+        most = self.config["points"] * self.config["blocks"] // piece.blocks
+        for band, image in zip(self.plan.bands, v, strict=True):
+            with b.loop("fy", len(band.ys)) as fy, b.loop("fx", len(band.xs)) as fx:
+                for start, count, points in even(size, most):
+                    with b.loop("q", count) as q, b.loop("v", piece.lanes, "vectorised") as lane:
+                        at = t0, q * points + start, points
+                        self._register_tile(panel, (band, image, fy, fx), m, at, lane)
         with b.loop("o", piece.blocks) as o, b.loop("t", size) as t, b.loop("v", piece.lanes, "vectorised") as lane:
             channel = tile * piece.width + o * piece.lanes + lane + piece.start
-            self._output_tile([b.load(m, (k, o, t, lane)) for k in range(f.n * f.n)], first + t0 + t, channel)
+            values = [b.load(m, (i, j, o, t, lane)) for i in range(n) for j in range(n)]
+            self._output_tile(values, first + t0 + t, channel)
 
     def _register_tile(
         self,
-        piece: Piece,
-        tile: Index,
-        v: Buffer,
+        panel: tuple[Piece, Index],
+        frequency: tuple[Band, Buffer, Index, Index],
         m: Buffer,
-        frequency: Index,
-        at: tuple[Index, Index],
-        points: int,
+        at: tuple[Index, Index, int],
         lane: Index,
     ) -> None:
-        b, ci = self.b, self.conv.s.ci
+        b, (piece, tile), (band, image, fy, fx), (t0, t, points) = self.b, panel, frequency, at
+        terms = len(band.phases) * self.conv.s.ci
         acc = RegisterTile.start(b, piece.blocks, points, self.conv.dtype)
 
-        def weight(r: Sequence[Index], o: Index) -> Value:
-            offset = self.packing.offset(piece, tile, frequency * ci + r[0], o * piece.lanes + lane)
-            return b.load(self.weights, (0, offset))
+        def weight(r: Sequence[Index], o: Index, ahead: int = 0) -> Value:
+            place = fy * len(band.xs) + fx
+            if ahead:
+                place = (place + ahead) % (len(band.ys) * len(band.xs))
+            row = place * terms + r[0] + band.first_row
+            return b.load(self.weights, (0, self.packing.offset(piece, tile, row, o * piece.lanes + lane)))
 
-        acc.accumulate([("c", ci, "rolled")], weight, lambda r, j: b.load(v, (frequency, at[0] + at[1] + j, r[0])))
-        acc.each(lambda o, j, value: b.store(m, (frequency, o, at[1] + j, lane), value))
+        def pixel(r: Sequence[Index], j: Index) -> Value:
+            return b.load(image, self._image(fy, fx, t0 + t + j, r[0]))
+
+        far = 4 * self.plan.rows * self.conv.s.co > FAR
+
+        def ahead(r: Sequence[Index]) -> None:
+            fetch(b, [weight(r, as_index(o), ahead=1) for o in range(piece.blocks)])
+
+        acc.accumulate([("c", terms, "rolled")], weight, pixel, ahead if far else None)
+        place = fy + band.ys.start, fx + band.xs.start
+        acc.each(lambda o, j, value: b.store(m, (*place, o, t + j, lane), value))
 
     def _output_tile(self, values: Sequence[Value], tile: Index, channel: Index) -> None:
-        n, m, b, s = self.f.n, self.f.m, self.b, self.conv.s
+        n, m, b, s = self.plan.f.n, self.plan.f.m, self.b, self.conv.s
         picture, row, column = self.place(tile)
-        steps = paired_program(self.f.at)
+        steps = paired_program(self.plan.f.at)
         half = b.alloc("half", (m, n), self.conv.dtype)
         for j in range(n):
             for i, value in enumerate(multiply(steps, [values[i * n + j] for i in range(n)])):
@@ -225,17 +325,12 @@ class _Winograd:
                     self.conv.emit(b, (picture, channel, y, x), value)
 
 
-def transformed(weight: npt.NDArray[Any], f: Filter) -> npt.NDArray[Any]:
-    """G g G^T of a weight (O, I, 3, 3), in float64, as an array (1, n * n * I, O) of the weight's dtype."""
-    g = np.array([[float(c) for c in row] for row in f.g])
-    both = np.einsum("pi,qj->pqij", g, g).reshape(f.n * f.n, -1)
-    out, into = weight.shape[:2]
-    result = np.empty((f.n * f.n, into, out), weight.dtype)
-    for first in range(0, out, 32):  # a part at a time: float64 copies of everything would be large
-        part = weight[first : first + 32].reshape(-1, into, f.r * f.r)
-        taps = np.ascontiguousarray(part.transpose(2, 1, 0), np.float64)
-        result[:, :, first : first + 32] = np.tensordot(both, taps, 1)
-    return result.reshape(1, -1, out)
+def _whole_vectors(extent: int, lanes: int) -> list[tuple[int, int, int]]:
+    """An axis in vectors, the last of which may begin before the one in front ends: (start, count, lanes)."""
+    if extent < lanes:
+        return [(0, 1, extent)]
+    parts = [(0, extent // lanes, lanes)]
+    return parts + [(extent - lanes, 1, lanes)] * (extent % lanes != 0)
 
 
 def _padded(conv: Conv, at: tuple[Index, Index, Index, Index]) -> Value:

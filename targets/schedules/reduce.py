@@ -1,0 +1,446 @@
+"""Loops for reductions (see reduction.py for their form), by how their elements lie in memory.
+
+    windows   few elements a row, as in pooling: the reduction is one expression, and the group a map of it
+    rows      the elements of a row lie next to each other: vector lanes along the row, several accumulators
+    columns   neighbouring rows lie next to each other: lanes across rows, a block of accumulators in the first cache
+    plain     anything else: one element after the other
+
+Elements that a later stage or the result needs again (softmax's exponentials) are kept in scratch memory of the thread.
+Where there are too few rows for all threads, or rows are very long, each stage is reduced in chunks of a fixed size,
+whose partial results are then combined: what comes out does not depend on how many threads there are.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+from attrs import evolve, frozen
+
+from ...ir.index import Index, IndexVar, as_index
+from ...ir.loops import Builder, Kernel
+from ...ir.scalar import Apply, Buffer, Load, Scalar, Value, apply, constant, highest, lowest
+from ...ops.lowering import Reduction
+from ..lower import Problem
+from ..prelude import width
+from ..rewrite import Rewriter, all_values
+from .maps import PARALLEL_WORK, unravel, write_nest
+from .nest import Nest, accesses, axis_of, hidden
+from .reduction import Form, form_of, kept_stages, of_the_row, runs_along, simplified, with_known
+
+WINDOW = 32
+"""The most elements of a row that are written out as one expression."""
+
+UNITS = 16
+"""With fewer rows (or blocks of columns), long reductions are cut into chunks."""
+
+CHUNK = 16384
+"""Elements of one chunk: enough to hide the joining, few enough that sums of float32 stay exact to some digits."""
+
+COLUMNS = 1024
+"""Columns that are reduced side by side, at most: their accumulators stay in the first cache."""
+
+KEPT_BYTES = 1 << 17
+"""Scratch for kept elements, at most."""
+
+FAR = 2048
+"""Bytes between the elements of a column from which on reading them again is slow."""
+
+START: dict[str, Callable[[str], Value]] = {
+    "sum": lambda dtype: constant(0, dtype),
+    "prod": lambda dtype: constant(1, dtype),
+    "max": lowest,
+    "min": highest,
+    "all": lambda dtype: constant(True, dtype),
+    "any": lambda dtype: constant(False, dtype),
+}
+JOIN = {"sum": "add", "prod": "mul", "max": "max", "min": "min", "all": "and", "any": "or"}
+
+
+def reduce_kernel(problem: Problem, reduction: Reduction) -> Kernel:
+    """The loops of a reduction."""
+    assert problem.context is not None
+    builder = Builder()
+    if 0 not in problem.context.outs[0].static_shape:
+        form = form_of(problem, reduction)
+        writer = _Writer(builder, problem.isa.vector_bytes)
+        if 0 in reduction.stages[0].extents:
+            writer.nothing(form)
+        else:
+            writer.write(form)
+    return problem.kernel(builder)
+
+
+def extents_of(axes: Sequence[IndexVar]) -> list[int]:
+    """The sizes of axes."""
+    return [axis.hi + 1 for axis in axes]
+
+
+def size_of(axes: Sequence[IndexVar]) -> int:
+    """The elements of the box of axes."""
+    return math.prod(extents_of(axes))
+
+
+def is_window(form: Form) -> bool:
+    """Whether rows are so short, and lie so, that a vector of results is best computed as one expression."""
+    if form.beside or len(form.finals) > 1 or not form.rows or form.rows[-1].hi < 3:
+        return False
+    if not 0 < size_of(form.inner) <= WINDOW // len(form.elements) ** 2:
+        return False
+    offsets = [o for element in form.elements for o in accesses(element)[1]]
+    strides = {o.coeff(form.rows[-1]) for o in offsets}
+    return bool(strides - {0}) and strides <= {0, 1, 2} and not any(hidden(o, form.rows[-1]) for o in offsets)
+
+
+@frozen(eq=False)
+class _Writer:
+    builder: Builder
+    vector_bytes: int
+
+    def lanes(self, dtype: str) -> int:
+        """Elements of a vector register."""
+        return self.vector_bytes // max(4, width(dtype))
+
+    # Which loops
+
+    def write(self, form: Form) -> None:
+        """All loops of a reduction."""
+        if is_window(form):
+            self.window(form)
+        elif len(form.rows) and runs_along(form, form.rows[-1]) and form.rows[-1].hi >= 3:
+            self.columns_or_chunks(form)
+        elif self.in_lanes(form) and self.in_chunks(form, size_of(form.rows)):
+            self.chunks(form, along_rows=False)
+        else:
+            self.rows(form)
+
+    def in_lanes(self, form: Form) -> bool:
+        """Whether the elements of a row fill vectors."""
+        return bool(form.inner) and form.inner[-1].hi >= 15 and runs_along(form, form.inner[-1])
+
+    def in_chunks(self, form: Form, units: int) -> bool:
+        """Whether to cut rows into chunks."""
+        inner = size_of(form.inner)
+        return inner >= 2 * CHUNK and (units < UNITS or inner >= 16 * CHUNK)
+
+    def columns_or_chunks(self, form: Form) -> None:
+        """Columns side by side; in chunks of rows where that leaves threads idle, or strides through memory."""
+        outer, work = size_of(form.rows[:-1]), size_of(form.rows) * size_of(form.inner)
+        if outer < UNITS and not form.beside and size_of(form.inner) >= 64 and work >= 8 * CHUNK:
+            self.chunks(form, along_rows=True)
+        else:
+            self.columns(form)
+
+    def nothing(self, form: Form) -> None:
+        """The results of reductions over no elements."""
+        starts = {id(r): START[c](r.dtype) for r, c in zip(form.results, form.combines, strict=True)}
+        self.results(form.rebuilt(Rewriter({}, known=starts)))
+
+    def results(self, form: Form) -> None:
+        """The stores of a reduction whose stages are done, as maps; the axis that is next in memory last."""
+        for buffer, place, value in form.finals:
+            offset = buffer.offset(place)
+            order = sorted((*form.rows, *form.beside), key=lambda axis: -offset.coeff(axis))
+            write_nest(self.builder, Nest(buffer, tuple(order), place, value), self.vector_bytes)
+
+    # Windows
+
+    def window(self, form: Form) -> None:
+        """The reduction as one expression."""
+        known: dict[int, Scalar] = {}
+        for combine, element, result in zip(form.combines, form.elements, form.results, strict=True):
+            total: Value | None = None
+            for flat in range(size_of(form.inner)):
+                index = unravel(as_index(flat), extents_of(form.inner))
+                term = Rewriter(dict(zip(form.inner, index, strict=True)), known=known).value(element)
+                assert isinstance(term, Value)
+                total = term if total is None else apply(JOIN[combine], total, term)
+            assert total is not None
+            known[id(result)] = total
+        ((out, place, value),) = form.finals
+        whole = Rewriter({}, known=known).value(value)
+        assert isinstance(whole, Value)
+        write_nest(self.builder, Nest(out, form.rows, place, whole), self.vector_bytes)
+
+    # Rows
+
+    def rows(self, form: Form) -> None:
+        """One row after the other."""
+        extents = extents_of(form.rows)
+        work = math.prod(extents) * max(size_of(form.inner), 1)
+        with self.builder.loop("row", math.prod(extents), "parallel" if work >= PARALLEL_WORK else "serial") as flat:
+            bind = dict(zip(form.rows, unravel(flat, extents), strict=True))
+            form = form.rebuilt(Rewriter(bind))
+            lanes = runs_along(form, form.inner[-1]) if form.inner else False
+            room = size_of(form.inner) * sum(width(form.elements[k].dtype) for k in kept_stages(form, False))
+            kept = kept_stages(form, False) if room <= KEPT_BYTES else []
+            for k in range(len(form.elements)):
+                keep = None
+                if k in kept:
+                    keep = self.builder.alloc(f"kept{k}", extents_of(form.inner), form.elements[k].dtype, "thread")
+                wide = lanes and form.inner[-1].hi + 1 >= 2 * self.lanes(form.elements[k].dtype)
+                total = (self.lane_stage if wide else self.plain_stage)(form, k, keep)
+                form = _with_result(form, k, self.builder.load(total, (0,)))
+                if keep is not None:
+                    index = [as_index(axis) for axis in form.inner]
+                    form = with_known(form, {k: self.builder.load(keep, index)}, k)
+            self.row_results(form, lanes)
+
+    def row_results(self, form: Form, lanes: bool) -> None:
+        """The stores of a row."""
+        parts = of_the_row(form)
+        buffers = [self.variable("own", value) for value in parts]
+        known = {id(v): self.builder.load(b, (0,)) for v, b in zip(parts, buffers, strict=True)}
+        form = form.rebuilt(Rewriter({}, known=known))
+        self._spread(form, form.beside, {}, lanes)
+
+    def _spread(self, form: Form, axes: Sequence[IndexVar], bind: dict[IndexVar, Index], lanes: bool) -> None:
+        if axes:
+            kind = "vectorised" if len(axes) == 1 else "serial"
+            with self.builder.loop(f"s{len(bind)}", axes[0].hi + 1, kind) as i:
+                self._spread(form, axes[1:], {**bind, axes[0]: i}, lanes)
+            return
+        for buffer, place, value in form.rebuilt(Rewriter(bind)).finals if bind else form.finals:
+            self.builder.store(buffer, place, value)
+
+    def variable(self, name: str, value: Value) -> Buffer:
+        """A value in a variable."""
+        buffer = self.builder.alloc(name, (1,), value.dtype)
+        self.builder.store(buffer, (0,), value)
+        return buffer
+
+    def element(self, form: Form, k: int, inner: Sequence[Index]) -> Value:
+        """The element of stage `k` at a place."""
+        value = Rewriter(dict(zip(form.inner, inner, strict=True))).value(form.elements[k])
+        assert isinstance(value, Value)
+        return value
+
+    def join(self, form: Form, k: int, acc: Buffer, at: Sequence[Index | int], value: Value) -> None:
+        """`acc[at]` combined with a value."""
+        self.builder.store(acc, at, apply(JOIN[form.combines[k]], self.builder.load(acc, at), value))
+
+    def plain_stage(self, form: Form, k: int, keep: Buffer | None) -> Buffer:
+        """One element after the other; long sums by parts, so that rounding errors do not grow with the terms."""
+        acc = self.variable("acc", START[form.combines[k]](form.elements[k].dtype))
+        names = [f"k{axis}" for axis in range(len(form.inner))]
+        with self.builder.loops(names[:-1], extents_of(form.inner[:-1])) as outer:
+            part = acc
+            long = len(form.inner) > 1 and form.combines[k] == "sum" and size_of(form.inner) >= 1024
+            if long:
+                part = self.variable("part", START["sum"](acc.dtype))
+            for start, count in _runs(form.inner):
+                with self.builder.loop("k", count) as last:
+                    place = (*outer, last + start)[-len(form.inner) :] if form.inner else ()
+                    self.term(form, k, part, (0,), place, keep)
+            if long:
+                self.join(form, k, acc, (0,), self.builder.load(part, (0,)))
+        return acc
+
+    def term(
+        self, form: Form, k: int, acc: Buffer, at: Sequence[Index | int], inner: Sequence[Index], keep: Buffer | None
+    ) -> None:
+        """One element combined, and kept if need be."""
+        value = self.element(form, k, inner)
+        if keep is not None:
+            held = self.variable("term", value)
+            value = self.builder.load(held, (0,))
+            self.builder.store(keep, inner, value)
+        self.join(form, k, acc, at, value)
+
+    def lane_stage(self, form: Form, k: int, keep: Buffer | None) -> Buffer:
+        """Partial results in vector lanes along the last axis, then the lanes joined, then the rest."""
+        b, dtype, combine = self.builder, form.elements[k].dtype, form.combines[k]
+        lanes, extent = self.lanes(dtype), form.inner[-1].hi + 1
+        unroll = _accumulators(form, k, extent // lanes)
+        parts = b.alloc("parts", (lanes,), dtype, "thread")
+        whole, rest = divmod(extent // lanes, unroll)
+        with b.loop("lane", lanes, "vectorised") as lane:
+            acc = b.alloc("acc", (unroll,), dtype)
+            for u in range(unroll):
+                b.store(acc, (u,), START[combine](dtype))
+            with b.loops([f"k{axis}" for axis in range(len(form.inner) - 1)], extents_of(form.inner[:-1])) as outer:
+                for name, start, steps, size in (("kv", 0, whole, unroll), ("kr", whole * unroll, rest, 1)):
+                    if not steps:
+                        continue
+                    with b.loop(name, steps) as v:
+                        for u in range(size):
+                            self.term(form, k, acc, (u,), (*outer, (v * size + u + start) * lanes + lane), keep)
+            step = unroll // 2
+            while step:
+                for u in range(step):
+                    self.join(form, k, acc, (u,), b.load(acc, (u + step,)))
+                step //= 2
+            b.store(parts, (lane,), b.load(acc, (0,)))
+        self.across(parts, JOIN[combine], lanes)
+        total = self.variable("total", b.load(parts, (0,)))
+        if extent % lanes:
+            with (
+                b.loops([f"k{axis}" for axis in range(len(form.inner) - 1)], extents_of(form.inner[:-1])) as outer,
+                b.loop("kt", extent % lanes) as t,
+            ):
+                self.term(form, k, total, (0,), (*outer, t + extent // lanes * lanes), keep)
+        return total
+
+    def across(self, parts: Buffer, fn: str, lanes: int) -> None:
+        """The lanes of a vector combined into its first."""
+        value: Value = Load(parts, (as_index(0),), lanes)
+        step = lanes // 2
+        while step:
+            turned = Apply(f"rotate{step}", (value, value), parts.dtype, lanes)
+            value = apply(fn, value, turned)
+            step //= 2
+        self.builder.emit_store(parts, (as_index(0),), value)
+
+    # Columns
+
+    def columns(self, form: Form) -> None:
+        """Blocks of neighbouring rows side by side."""
+        *outer, last = form.rows
+        extent, lanes = last.hi + 1, self.lanes(form.elements[0].dtype)
+        stride = max((o.coeff(form.inner[-1]) for e in form.elements for o in accesses(e)[1]), default=0) \
+            if form.inner else 0  # fmt: skip
+        kept = kept_stages(form, far=stride * 4 >= FAR)
+        held = sum(width(form.elements[k].dtype) for k in kept) * size_of(form.inner)
+        if held * lanes > KEPT_BYTES:
+            kept, held = [], 0
+        block = min(COLUMNS, extent, max(KEPT_BYTES // 2 // max(held, 1) // lanes, 1) * lanes)
+        few = max(math.prod(extents_of(outer)) * extent // UNITS // lanes, 4) * lanes
+        block = min(block, few)
+        work = size_of(form.rows) * max(size_of(form.inner), 1)
+        kind = "parallel" if work >= PARALLEL_WORK else "serial"
+        whole, rest = divmod(extent, block)
+        for start, blocks, size in ((0, whole, block), (whole * block, 1, rest)):
+            if not blocks or not size:
+                continue
+            extents = [*extents_of(outer), blocks]
+            with self.builder.loop("block", math.prod(extents), kind) as flat:
+                *place, number = unravel(flat, extents)
+                lane = axis_of("lane", size)
+                bind = {**dict(zip(outer, place, strict=True)), last: number * size + start + as_index(lane)}
+                self.column_block(form.rebuilt(Rewriter(bind)), lane, kept)
+
+    def column_block(self, form: Form, lane: IndexVar, kept: Sequence[int]) -> None:
+        """All stages of a block of columns; `lane` counts through them."""
+        b, width_ = self.builder, lane.hi + 1
+        inner = [as_index(axis) for axis in form.inner]
+        for k, element in enumerate(form.elements):
+            acc = b.alloc("acc", (width_,), element.dtype, "thread")
+            keep = (
+                b.alloc(f"kept{k}", (*extents_of(form.inner), width_), element.dtype, "thread") if k in kept else None
+            )
+            self.store_lanes(lane, acc, START[form.combines[k]](acc.dtype))
+            self.column_stage(form, k, lane, acc, keep)
+            form = _with_result(form, k, b.load(acc, (as_index(lane),)))
+            if keep is not None:
+                form = with_known(form, {k: b.load(keep, (*inner, as_index(lane)))}, k)
+        parts = of_the_row(form)
+        own = [b.alloc("own", (width_,), value.dtype, "thread") for value in parts]
+        for value, buffer in zip(parts, own, strict=True):
+            self.store_lanes(lane, buffer, value)
+        known = {id(v): b.load(buffer, (as_index(lane),)) for v, buffer in zip(parts, own, strict=True)}
+        form = form.rebuilt(Rewriter({}, known=known))
+        with b.loops([f"s{axis}" for axis in range(len(form.beside))], extents_of(form.beside)) as place:
+            at = form.rebuilt(Rewriter(dict(zip(form.beside, place, strict=True)))) if form.beside else form
+            for buffer, where, value in at.finals:
+                with b.loop("lane", width_, "vectorised") as i:
+                    rewriter = Rewriter({lane: i})
+                    new = rewriter.value(value)
+                    assert isinstance(new, Value)
+                    b.store(buffer, [rewriter.index(w) for w in where], new)
+
+    def store_lanes(self, lane: IndexVar, buffer: Buffer, value: Value) -> None:
+        """A value of every column into scratch."""
+        with self.builder.loop("lane", lane.hi + 1, "vectorised") as i:
+            new = Rewriter({lane: i}).value(value)
+            assert isinstance(new, Value)
+            self.builder.store(buffer, (i,), new)
+
+    def column_stage(self, form: Form, k: int, lane: IndexVar, acc: Buffer, keep: Buffer | None) -> None:
+        """One stage: a few elements of every column at a time."""
+        b, extents = self.builder, extents_of(form.inner)
+        count = extents[-1] if extents else 1
+        group = 4 if count >= 4 else 1
+        whole, rest = divmod(count, group)
+        with b.loops([f"k{axis}" for axis in range(len(extents) - 1)], extents[:-1]) as outer:
+            for name, start, steps, size in (("k", 0, whole, group), ("kr", whole * group, rest, 1)):
+                if not steps:
+                    continue
+                with b.loop(name, steps) as step, b.loop("lane", lane.hi + 1, "vectorised") as i:
+                    at = form.rebuilt(Rewriter({lane: i}))
+                    terms: list[Value] = []
+                    for u in range(size):
+                        place = (*outer, step * size + u + start)[-len(extents) :] if extents else ()
+                        held = self.variable("term", self.element(at, k, place))
+                        terms.append(b.load(held, (0,)))
+                        if keep is not None:
+                            b.store(keep, (*place, i), terms[-1])
+                    self.join(form, k, acc, (i,), _tree(JOIN[form.combines[k]], terms))
+
+    # Chunks
+
+    def chunks(self, form: Form, along_rows: bool) -> None:
+        """Each stage in two steps: chunks by themselves, then their partial results; at last the results."""
+        rows = form.rows
+        for k in range(len(form.elements)):
+            dtype = form.elements[k].dtype
+            total = self.builder.alloc(f"whole{k}", [*extents_of(rows), 1], dtype, "team")
+            self.one_stage(form, k, total, along_rows)
+            here = [as_index(axis) for axis in rows]
+            form = _with_result(form, k, self.builder.load(total, (*here, 0)))
+        self.results(form)
+
+    def one_stage(self, form: Form, k: int, total: Buffer, along_rows: bool) -> None:
+        """The result of stage `k` for every row, into `total[*rows, 0]`."""
+        first, *others = form.inner
+        behind = size_of(others) * (form.rows[-1].hi + 1 if along_rows else 1)
+        chunk = max(CHUNK * (4 if along_rows else 1) // behind, 1)
+        pieces = [(0, *divmod(first.hi + 1, chunk))]
+        whole, rest = pieces[0][1:]
+        count = whole + bool(rest)
+        at = len(form.rows) - along_rows  # the chunk's number stands before the axis that lanes run along
+        shape = [*extents_of(form.rows[:at]), count, *extents_of(form.rows[at:])]
+        partial = self.builder.alloc(f"partial{k}", shape, total.dtype, "team")
+        result = form.results[k]
+        for start, chunks, size in ((0, whole, chunk), (whole, 1, rest)):
+            if not chunks or not size:
+                continue
+            number, inside = axis_of("chunk", chunks), axis_of("k", size)
+            bind = {first: (as_index(number) + start) * chunk + as_index(inside)}
+            rows = (*form.rows[:at], number, *form.rows[at:])
+            place = tuple(as_index(axis) + (start if axis is number else 0) for axis in rows)
+            part = Form(rows, (inside, *others), (form.combines[k],), (form.elements[k],), (), (result,), ())
+            part = evolve(part.rebuilt(Rewriter(bind)), finals=((partial, place, result),))
+            part = simplified(part)
+            (self.columns if along_rows else self.rows)(part)
+        self.builder.barrier()
+        number = axis_of("part", count)
+        here = [as_index(axis) for axis in form.rows]
+        read = self.builder.load(partial, (*here[:at], as_index(number), *here[at:]))
+        finals = ((total, (*here, as_index(0)), result),)
+        joined = Form(form.rows, (number,), (form.combines[k],), (read,), finals, (result,), ())
+        (self.columns if along_rows else self.rows)(simplified(joined))
+        self.builder.barrier()
+
+
+def _with_result(form: Form, k: int, value: Value) -> Form:
+    """The result of stage `k` in the place of its placeholder."""
+    return form.rebuilt(Rewriter({}, known={id(form.results[k]): value}))
+
+
+def _runs(inner: Sequence[IndexVar]) -> list[tuple[int, int]]:
+    return [(0, inner[-1].hi + 1)] if inner else [(0, 1)]
+
+
+def _accumulators(form: Form, k: int, vectors: int) -> int:
+    """How many accumulators hide the latency of combining: fewer where the elements take longer themselves."""
+    work = sum(isinstance(n, Apply) for n in all_values([form.elements[k]]))
+    most = 2 if work > 6 else 8 if form.combines[k] in ("max", "min") else 4
+    while most > 1 and vectors < 2 * most:
+        most //= 2
+    return most
+
+
+def _tree(fn: str, terms: Sequence[Value]) -> Value:
+    """Terms combined in pairs."""
+    while len(terms) > 1:
+        pairs = [apply(fn, a, b) for a, b in zip(terms[::2], terms[1::2], strict=False)]
+        terms = [*pairs, *terms[len(pairs) * 2 :]]
+    return terms[0]
