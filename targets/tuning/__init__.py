@@ -1,0 +1,1 @@
+"""Tuning: candidates are tried on the device, what is fastest and right is remembered."""

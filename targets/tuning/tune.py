@@ -1,0 +1,295 @@
+"""`fw.tune`: search for the fastest kernels of a network, group by group, and remember them."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from attrs import define, evolve, field, frozen
+from tabulate import tabulate
+
+from ...ir.errors import FusewireError
+from ...ir.expr import Expr
+from ...ir.module import IRModule
+from ..build import CompiledModule, build
+from ..executor import GraphModule
+from ..implement import Decision
+from ..lower import make_problem
+from ..program import KernelStep, LibraryStep, Step
+from ..target import Target
+from .cpu import CpuBench, constants_of, fill_inputs, sweep_for, tunable
+from .decide import freeze, key_of
+from .search import BUDGETS, Option, Outcome, search
+from .store import LEVELS, LOCKFILE, Key, TuningStore, open_store
+
+Progress = Callable[[str, int, int], None]
+"""Told what is being tuned, how many groups are done, and how many there are."""
+
+ROUNDS = 20
+"""Runs of the whole network before and after, in turns."""
+WALKS = 5
+"""Runs of the network, step by step, that tell what each group costs."""
+SMALL = 0.002
+"""Groups with less of the whole time than this are not worth a search, but at the level "heavy"."""
+
+
+@frozen
+class TunedGroup:
+    """One group of a network.
+
+    Attributes:
+        key: what it is.
+        steps: the names of the steps that compute it.
+        outcome: what the search found; None: an earlier search had decided.
+        decision: what is decided now, if anything.
+    """
+
+    key: Key
+    steps: tuple[str, ...]
+    outcome: Outcome | None
+    decision: Decision | None = None
+
+    def row(self) -> list[str]:
+        """First step, number of steps, candidates tried, microseconds before and after, and what is decided now."""
+        chosen = "the first guess"
+        if self.decision is not None:
+            numbers = (f"{name}={value}" for name, value in self.decision.config.items())
+            chosen = " ".join([self.decision.implementation, *numbers])
+        found = self.outcome
+        if found is None:
+            return [self.steps[0], str(len(self.steps)), "0", "", "", chosen]
+        times = [f"{found.first_seconds * 1e6:.1f}", f"{found.seconds * 1e6:.1f}"]
+        return [self.steps[0], str(len(self.steps)), str(len(found.timings)), *times, chosen]
+
+
+@frozen
+class TuneResult:
+    """What tuning did.
+
+    Attributes:
+        lib: the module as it is built with the decisions.
+        groups: the groups that had anything to choose, the most expensive first.
+        before, after: seconds of the whole network untuned and tuned, fastest runs of alternating rounds.
+        kept: whether the decisions of this search stand; they are withdrawn where the whole is not faster with them.
+        seconds: how long the search took.
+    """
+
+    lib: CompiledModule
+    groups: tuple[TunedGroup, ...]
+    before: float
+    after: float
+    kept: bool
+    seconds: float
+
+    def __str__(self) -> str:
+        rows = [group.row() for group in self.groups]
+        head = ["group", "steps", "tried", "before (us)", "after (us)", "chosen"]
+        verdict = "" if self.kept else "\nThe whole was not faster with the new decisions: they were withdrawn."
+        whole = f"whole network: {self.before * 1e3:.3f} ms before, {self.after * 1e3:.3f} ms after{verdict}"
+        return f"{tabulate(rows, head, disable_numparse=True)}\n\n{whole}"
+
+
+def tune(
+    mod: IRModule | Expr,
+    target: str | Target | Mapping[str, object] = "cpu",
+    params: Mapping[str, Any] | None = None,
+    shape: Mapping[str, Sequence[int]] | None = None,
+    level: str = "normal",
+    trials: int | None = None,
+    seconds: float | None = None,
+    records: TuningStore | str | PathLike[str] | None = None,
+    progress: Progress = lambda what, done, total: None,
+) -> TuneResult:
+    """Search for the fastest kernel of every group of a network on this machine, and remember what was found.
+
+    Every candidate is compared with the plain loops before it is timed. What the search finds goes to `records`, from
+    where later builds take it; a group that is known at this level already is not searched again.
+
+    Args:
+        mod: as for `fw.build`.
+        target: as for `fw.build`.
+        params: as for `fw.build`.
+        shape: as for `fw.build`.
+        level: how hard to search: "none", "fast", "normal", "wide" or "heavy" (every candidate).
+        trials: candidates beside the first guess for each group at most, in place of the level's number.
+        seconds: how long to search at most, in place of the level's number; what has begun is finished.
+        records: the file of the records, or a store; None: the user's own.
+        progress: is told how far it is.
+
+    Raises:
+        FusewireError: the level is unknown, the records cannot be used, or as `fw.build`.
+    """
+    if level not in BUDGETS:
+        raise FusewireError(f"there is no tuning level {level!r}; the levels are {', '.join(BUDGETS)}")
+    for name, value in (("trials", trials), ("seconds", seconds)):
+        if value is not None and value < 0:
+            raise FusewireError(f"{name} must not be negative, got {value}")
+    if (kind := Target(target).kind) != "cpu":
+        raise FusewireError(f"tuning is there for the target cpu only, got {kind}")
+    budget = BUDGETS[level]
+    store = open_store(records)
+    most, longest = budget.trials if trials is None else trials, budget.seconds if seconds is None else seconds
+    tuner = _Tuner(store, level, most, longest, _covered(most, longest))
+    build_with = {"target": target, "params": params, "shape": shape}
+    start = time.monotonic()
+    before = build(mod, records=store, **build_with)  # type: ignore[arg-type]
+    groups = tuner.run(before, progress)
+    lib = build(mod, records=store, **build_with)  # type: ignore[arg-type]
+    plain = build(mod, records=TuningStore(), **build_with)  # type: ignore[arg-type]
+    times = compare(plain, lib)
+    if plain.code.files == lib.code.files:
+        times = (min(times), min(times))
+    kept = not tuner.fresh or times[1] <= times[0]
+    if not kept:
+        tuner.withdraw()
+        lib, times = build(mod, records=store, **build_with), (times[0], times[0])  # type: ignore[arg-type]
+    groups = [evolve(group, decision=store.decision(group.key)) for group in groups]
+    return TuneResult(lib, tuple(groups), *times, kept, time.monotonic() - start)
+
+
+def lock(
+    mod: IRModule | Expr,
+    target: str | Target | Mapping[str, object] = "cpu",
+    params: Mapping[str, Any] | None = None,
+    shape: Mapping[str, Sequence[int]] | None = None,
+    records: TuningStore | str | PathLike[str] | None = None,
+    path: str | PathLike[str] = LOCKFILE,
+) -> int:
+    """Write every decision that a build takes into a file, for builds with `locked=True`.
+
+    Args:
+        mod: as for `fw.build`.
+        target: as for `fw.build`.
+        params: as for `fw.build`.
+        shape: as for `fw.build`.
+        records: where decisions come from; what is not there is decided as without tuning.
+        path: the file.
+
+    Returns:
+        The number of decisions.
+
+    Raises:
+        FusewireError: the file cannot be written, or as `fw.build`.
+    """
+    store = open_store(records)
+    store.asked.clear()
+    lib = build(mod, target, params, shape, records=store)
+    return freeze(lib, store.asked, Path(path))
+
+
+def _covered(trials: int | None, seconds: float | None) -> str:
+    """The highest level that a budget is enough for: decisions of a small search must not stop a later, larger one."""
+    enough = [
+        name for name in LEVELS if _at_least(trials, BUDGETS[name].trials) and _at_least(seconds, BUDGETS[name].seconds)
+    ]
+    return enough[-1]
+
+
+def _at_least(given: float | None, full: float | None) -> bool:
+    return given is None or (full is not None and given >= full)
+
+
+def compare(one: CompiledModule, other: CompiledModule) -> tuple[float, float]:
+    """The fastest runs of two modules in alternating rounds, on the same random inputs."""
+    modules = [GraphModule(lib["default"](lib.target.kind)) for lib in (one, other)]
+    inputs = fill_inputs(one.program)
+    for module in modules:
+        module.run(**inputs)
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(ROUNDS):
+        for module, taken in zip(modules, times, strict=True):
+            start = time.perf_counter()
+            module.run()
+            taken.append(time.perf_counter() - start)
+    return min(times[0]), min(times[1])
+
+
+@define
+class _Group:
+    key: Key
+    bench: CpuBench
+    steps: list[str]
+    share: float = 0.0
+
+
+@define
+class _Tuner:
+    store: TuningStore
+    level: str
+    trials: int | None
+    seconds: float | None
+    recorded: str
+    """The level that decisions are recorded with."""
+    fresh: list[tuple[Key, Option]] = field(factory=list)
+    """Groups that this search decided against the first guess, and that guess."""
+
+    def run(self, lib: CompiledModule, progress: Progress) -> list[TunedGroup]:
+        """Search all groups, the most expensive first."""
+        groups = self.groups(lib)
+        done: list[TunedGroup] = []
+        end = None if self.seconds is None else time.monotonic() + self.seconds
+        left = sum(group.share for group in groups) or 1.0
+        for number, group in enumerate(groups):
+            progress(group.steps[0], number, len(groups))
+            deadline = None
+            if end is not None:
+                now = time.monotonic()
+                deadline = now + max(0.0, end - now) * min(1.0, group.share / left)
+                left = max(left - group.share, 1e-9)
+            done.append(TunedGroup(group.key, tuple(group.steps), self.search(group, deadline)))
+        progress("", len(groups), len(groups))
+        return done
+
+    def search(self, group: _Group, deadline: float | None) -> Outcome | None:
+        """Search one group, unless it is known or too small."""
+        if self.level == LEVELS[0] or LEVELS.index(self.store.level(group.key)) >= LEVELS.index(self.level):
+            return None
+        if self.level != "heavy" and group.share < SMALL:
+            return None
+        outcome = search(group.bench, self.trials, deadline, lambda timing: self.store.add_timing(group.key, timing))
+        self.store.decide(group.key, outcome.best.implementation, outcome.best.config, self.recorded)
+        first = group.bench.options[0]
+        if outcome.best != first:
+            self.fresh.append((group.key, first))
+        return outcome
+
+    def withdraw(self) -> None:
+        """Decide for the first guesses after all."""
+        for key, first in self.fresh:
+            self.store.decide(key, first.implementation, first.config, self.recorded)
+
+    def groups(self, lib: CompiledModule) -> list[_Group]:
+        """The different groups that have something to choose, by their share of the time."""
+        found: dict[Key, _Group] = {}
+        times = _profile(lib)
+        sweep = sweep_for(lib.program)
+        for step in lib.program.leaf_steps():
+            if not isinstance(step, KernelStep):
+                continue
+            constants = constants_of(lib.program, step)
+            isa = lib.code.isa
+            if not tunable(step.function, make_problem(step.function, "KERNEL", isa, lib.threads, constants)):
+                continue
+            key = key_of(step.function, isa, lib.threads, tuple(constants))
+            if key not in found:
+                found[key] = _Group(key, CpuBench.of(step.function, constants, isa, lib.threads, sweep), [])
+            found[key].steps.append(step.name)
+            found[key].share += times.get(step.name, 0.0)
+        return sorted(found.values(), key=lambda group: -group.share)
+
+
+def _profile(lib: CompiledModule) -> dict[str, float]:
+    """The share of each step in the time of a run; the fastest of several, for a busy machine holds up some."""
+    module = GraphModule(lib["default"](lib.target.kind))
+    module.run(**fill_inputs(lib.program))
+    fastest: dict[str, float] = {}
+
+    def look(step: Step, seconds: float) -> None:
+        if isinstance(step, KernelStep | LibraryStep):
+            fastest[step.name] = min(seconds, fastest.get(step.name, seconds))
+
+    for _ in range(WALKS):
+        module.walk(look)
+    whole = sum(fastest.values()) or 1.0
+    return {name: seconds / whole for name, seconds in fastest.items()}
