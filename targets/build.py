@@ -1,6 +1,6 @@
 """`fw.build`: from a typed graph and a target string to a compiled module."""
 
-import threading
+import logging
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -10,6 +10,7 @@ import numpy.typing as npt
 from attrs import define, field, frozen
 
 from ..fuse.inline import bind_params, bind_shapes, inline, typed
+from ..fuse.library import Library
 from ..fuse.partition import Decision
 from ..fuse.pipeline import pipeline
 from ..fuse.transform import FuseOps, Sequential
@@ -19,16 +20,25 @@ from ..ir.expr import Expr, Function
 from ..ir.module import IRModule
 from ..ir.types import nbytes
 from .artifact.write import save
-from .cpu import CpuCode, generate
-from .cpuinfo import cpu_features, isa_for, usable_cores
+from .backends import backend_of
+from .cpu import CpuCode, cpu_code
+from .cpuinfo import usable_cores
 from .device import Device, device
-from .executor import Factory, GraphModule, Runnable
+from .executor import GraphModule
 from .explain import Explanation, Report
 from .export.folder import export_c
-from .libraries import libraries_of, require, warn_unused
-from .memory import Arena, plan
+from .generate import no_decision
+from .libraries import find_library, libraries_of, require, warn_unused
+from .locks import Lock
+from .memory import Arena
 from .program import KernelStep, LibraryStep, Program, make_program
+from .runnable import Factory, Runnable
 from .target import Target
+from .tuning.auto import build_auto
+from .tuning.decide import decide_by
+from .tuning.store import TuningStore, open_store
+
+_log = logging.getLogger("fusewire")
 
 Array = npt.NDArray[Any]
 
@@ -71,7 +81,7 @@ class CompiledModule:
     runnable: Runnable
     name: str = "default"
     _module: GraphModule | None = field(default=None)
-    _lock: threading.Lock = field(factory=threading.Lock)
+    _lock: Lock = field(factory=Lock)
 
     def __repr__(self) -> str:
         return f"<CompiledModule {self.name!r} for '{self.target}': {len(self.program.leaf_steps())} steps>"
@@ -92,8 +102,7 @@ class CompiledModule:
             raise TargetError(f"expected a device, such as fw.cpu(0), got a {type(dev).__name__}")
         if dev.kind != self.target.kind:
             raise TargetError(f"built for target '{self.target}', which cannot run on {dev}")
-        if missing := cpu_features().missing(self.code.isa):
-            raise TargetError(f"built for '{self.target}', but this processor lacks {', '.join(missing)}")
+        dev = backend_of(dev.kind).check(self.runnable.code, self.target, dev)
         require(self.runnable.report.used(self.program))
         return Factory(self.runnable, dev)
 
@@ -108,7 +117,7 @@ class CompiledModule:
                 self._module = GraphModule(self._create(Device(self.target.kind)))
             module = self._module
             if missing := [n for n in self.program.inputs if n not in inputs]:
-                raise RuntimeInputError(f"inputs not given: {', '.join(map(module._describe, missing))}")
+                raise RuntimeInputError(f"inputs not given: {', '.join(map(module._feed.describe, missing))}")
             for name, value in inputs.items():
                 module.set_input_zero_copy(name, value)
             module.run()
@@ -161,8 +170,12 @@ class CompiledModule:
 
     @property
     def code(self) -> CpuCode:
-        """The generated code."""
-        return self.runnable.code
+        """The generated code of a module for `cpu`.
+
+        Raises:
+            FusewireError: it is for another target.
+        """
+        return cpu_code(self.runnable.code, "CompiledModule.code")
 
     @property
     def arena(self) -> Arena:
@@ -179,7 +192,7 @@ class CompiledModule:
         """Sizes, graph, loop IR and source of every generated function, and of the program as "__fusewire_main__"."""
         main = self.fused_mod["main"]
         inputs = [p.checked_type for p in main.params]
-        workspace = self.arena.size + self.code.thread_bytes * self.threads + self.code.team_bytes
+        workspace = self.arena.size + self.runnable.code.workspace(self.threads)
         constants = sum(a.nbytes for a in self.program.constants.values())
         info = {
             "__fusewire_main__": FunctionInfo(
@@ -197,31 +210,36 @@ class CompiledModule:
         io = {self.target: nbytes([step.function.body.checked_type])}
         if isinstance(step, LibraryStep):
             return FunctionInfo({self.target: 0}, io, {self.target: 0}, step.function)
-        compiled = self.code.of(step)
-        workspace = compiled.thread_bytes * self.threads + compiled.team_bytes
+        compiled, workspace = self.runnable.code.of(step), self.runnable.code.workspace(self.threads, step)
         about = step.function, compiled.loop_ir, compiled.source
         return FunctionInfo({self.target: workspace}, io, {self.target: 0}, *about)
 
-    def get_source(self, name: str | None = None, kind: str = "c") -> str:
-        """The generated source: of one function, or of the whole module; `kind` "c" or "loops" (the loop IR).
+    def get_source(self, name: str | None = None, kind: str | None = None) -> str:
+        """The generated source: of one function, or of the whole module.
+
+        Args:
+            name: which function.
+            kind: "c" for cpu, "opencl" for opencl, or "loops" (the loop IR); the target's own language if left out.
 
         Raises:
             FusewireError: the kind or the name is unknown.
         """
-        if kind not in ("c", "loops"):
-            raise FusewireError(f"target '{self.target}' has source of kind 'c' and 'loops', not {kind!r}")
+        own = backend_of(self.target.kind).source
+        kind = own if kind is None else kind
+        if kind not in (own, "loops"):
+            raise FusewireError(f"target '{self.target}' has source of kind {own!r} and 'loops', not {kind!r}")
         info = {k: v for k, v in self.function_metadata.items() if v.source}
         if name is None:
-            if kind == "c":
-                return "\n".join(text for _, text in self.code.files)
+            if kind == own:
+                return "\n".join(text for _, text in self.runnable.code.files)
             return "\n\n".join(v.loop_ir for v in info.values())
         if name not in info:
             raise FusewireError(f"no generated function {name!r}; there are {', '.join(info) or 'none'}")
-        return info[name].source if kind == "c" else info[name].loop_ir
+        return info[name].source if kind == own else info[name].loop_ir
 
     def explain(self, op: str | None = None) -> Explanation:
         """Why each step runs where it runs; `op` keeps the steps that have this operator or name."""
-        choices = [self.runnable.report.choice(step, self.code) for step in self.program.leaf_steps()]
+        choices = [self.runnable.report.choice(step, self.runnable.code) for step in self.program.leaf_steps()]
         return Explanation(tuple(c for c in choices if op is None or op == c.step or op in c.ops))
 
 
@@ -231,6 +249,8 @@ def build(
     params: Mapping[str, Any] | None = None,
     shape: Mapping[str, Sequence[int]] | None = None,
     mod_name: str = "default",
+    records: TuningStore | str | PathLike[str] | None = None,
+    locked: bool = False,
 ) -> CompiledModule:
     """Compile a graph for a target.
 
@@ -240,6 +260,9 @@ def build(
         params: arrays for parameters that are constants (weights), by name.
         shape: shapes for parameters with symbolic dimensions, by name.
         mod_name: the name under which `lib[mod_name]` finds the module.
+        records: a file of tuning records (see `fw.tune`), or a store; None: the user's own.
+        locked: take every decision from `records`, or where that is None from the file fusewire.lock; nothing is
+            measured, and what is missing is an error.
 
     Raises:
         FusewireError: the target, the graph or the parameters are wrong; the subclass and the message say what.
@@ -247,33 +270,68 @@ def build(
     if not isinstance(mod, IRModule | Expr):
         raise FusewireError(f"build takes an IRModule, a Function or an expression, got a {type(mod).__name__}")
     where = Target(target)
-    if where.kind != "cpu":
-        raise TargetError(f"target '{where}': this version of fusewire generates code for cpu only")
-    if where.precision not in (None, "float32"):
+    isa = backend_of(where.kind).isa(where)
+    if where.precision not in (None, "float32") and where.kind != "cpu":
         raise TargetError(f"target '{where}': -precision={where.precision} is not there yet; leave it out")
+    if where.precision == "float16" and not isa.float16_loads:
+        need = "no instruction that converts float16 (F16C on x86); there are float32 and bfloat16"
+        raise TargetError(f"target '{where}': -precision=float16: the processor has {need}")
     module = mod if isinstance(mod, IRModule) else IRModule.from_expr(mod)
     main = inline(module)
     main = bind_shapes(typed(main), shape or {})
     main = typed(bind_params(main, params or {}))
-    libraries = libraries_of(where)
+    store = open_store(records, locked, must_exist=not where.libs_auto)
+
+    def assemble(libraries: Sequence[Library]) -> CompiledModule:
+        return _assemble(main, where, libraries, mod_name, store)
+
+    if not where.libs_auto:
+        return assemble(libraries_of(where))
+    if where.strict:
+        require([find_library(name) for name in where.libs_named])
+    return build_auto(where, threads_for(where), store, assemble)
+
+
+def _assemble(
+    main: Function, where: Target, libraries: Sequence[Library], mod_name: str, store: TuningStore
+) -> CompiledModule:
+    """Compile a typed function without free names, with just these libraries."""
     decisions: list[Decision] = []
-    plain = pipeline(libraries, decisions, vector_bytes=isa_for(where).vector_bytes, fuse=False)(
-        IRModule({"main": main})
+    strict = where.strict and not where.libs_auto
+    passes = pipeline(
+        libraries,
+        decisions,
+        post_ops=where.postops is None,
+        vector_bytes=backend_of(where.kind).isa(where).vector_bytes,
+        precision=where.precision or "float32",
+        strict=strict,
+        fuse=False,
     )
+    plain = passes(IRModule({"main": main}))
     fused = Sequential([FuseOps()])(plain)  # Sequential, so that disabled_pass can leave it out
-    warn_unused(libraries, decisions)
+    if not where.libs_auto:
+        warn_unused(libraries, decisions)
     report = Report(where.kind, libraries, decisions)
-    runnable = make_runnable(fused["main"], where, report, mod_name)
+    runnable = make_runnable(fused["main"], where, report, mod_name, store)
     report.log_library_steps(runnable.program)
+    if where.precision not in (None, "float32") and (used := report.used(runnable.program)):
+        names = ", ".join(library.name for library in used)
+        _log.warning("-precision=%s does not reach what %s took: libraries compute in the graph's types",
+                     where.precision, names)  # fmt: skip
     return CompiledModule(where, plain, fused, params_of(runnable.program), runnable, mod_name)
 
 
-def make_runnable(fused: Function, target: Target, report: Report, mod_name: str) -> Runnable:
-    """The steps, code and memory plan of a fused function."""
+def make_runnable(
+    fused: Function, target: Target, report: Report, mod_name: str, records: TuningStore | None = None
+) -> Runnable:
+    """The steps, code and memory plan of a fused function, with what the records say of its groups."""
     program = make_program(fused, mod_name)
-    threads = threads_for(target)
-    code = generate(program, isa_for(target), threads)
-    return Runnable(program, code, plan(program), threads, report)
+    backend = backend_of(target.kind)
+    threads, isa = threads_for(target), backend.isa(target)
+    # Tuning measures the C code so far: what it found is for cpu.
+    tuned = records if target.kind == "cpu" else None
+    code = backend.generate(program, isa, threads, decide_by(tuned, isa, threads) if tuned is not None else no_decision)
+    return Runnable(program, code, backend.plan(program, code), threads, report)
 
 
 def threads_for(target: Target) -> int:

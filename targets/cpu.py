@@ -11,28 +11,23 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 from attrs import define, field, frozen
 
-from ..fuse.infra import debug_level
 from ..ir.deferred import Deferred, force
-from ..ir.errors import CompileError
-from ..ir.expr import Function
-from ..ir.hashing import structural_hash
+from ..ir.errors import CompileError, FusewireError
 from ..ir.loops import Kernel
-from ..ir.structural import structural_equal
 from ..ir.types import TensorType
+from .code import Code
 from .cpuinfo import Isa, usable_cores
 from .csource import Emitter
 from .dialects import C
-from .implement import Candidate, choose, finish, log_choice, operator_name
-from .kernelcache import KernelText, cached
-from .looptext import kernel_text
-from .lower import make_problem
+from .generate import KERNEL, Decide, Kernels, no_decision
+from .implement import Candidate
+from .inplace import overwritable
+from .kernelcache import KernelText
 from .prelude import Prelude
 from .program import KernelStep, Program, Step, flatten
-from .schedules.tiles import Packed
 from .team import RUNTIME, TEAM_HEADER, declared, load_runtime
 from .toolchain import SharedObject, load_object, load_shared, shared_object
 
@@ -65,7 +60,7 @@ class Call(ctypes.Structure):
 
 @frozen(eq=False)
 class Compiled:
-    """A kernel step with its code."""
+    """A kernel step with its code; `overwrites`: as in `KernelText`."""
 
     step: KernelStep
     _loop_ir: str | Deferred[str]
@@ -76,6 +71,7 @@ class Compiled:
     inputs: tuple[int, ...]
     thread_bytes: int
     team_bytes: int
+    overwrites: tuple[tuple[int, int], ...] = ()
 
     @property
     def loop_ir(self) -> str:
@@ -123,6 +119,19 @@ class CpuCode:
         """The code of a step."""
         return self.steps[id(step)]
 
+    def workspace(self, threads: int, step: KernelStep | None = None) -> int:
+        """Bytes of scratch that a step needs, or the whole program."""
+        one = self if step is None else self.of(step)
+        return one.thread_bytes * threads + one.team_bytes
+
+    def overwrites(self) -> dict[int, list[int]]:
+        """By slot that a kernel writes, the slots that it reads and may write over."""
+        found: dict[int, list[int]] = {}
+        for compiled in self.steps.values():
+            for output, given in compiled.overwrites:
+                found.setdefault(compiled.step.outputs[output], []).append(compiled.step.inputs[given])
+        return found
+
     def load(self) -> ctypes.CDLL:
         """The compiled library (compiled, or found in the cache, on first use).
 
@@ -166,13 +175,32 @@ class CpuCode:
         return ctypes.cast(getattr(self.load(), name), ctypes.c_void_p).value or 0
 
 
-def generate(program: Program, isa: Isa, threads: int) -> CpuCode:
+def cpu_code(code: Code, purpose: str) -> CpuCode:
+    """Code that is for `cpu`.
+
+    Raises:
+        FusewireError: it is for another target; `purpose` says what cannot be done then.
+    """
+    if not isinstance(code, CpuCode):
+        raise FusewireError(f"{purpose} is there for the target cpu only")
+    return code
+
+
+def generate(program: Program, isa: Isa, threads: int, decide: Decide = no_decision) -> CpuCode:
     """Lower, emit and lay out all kernels of a program; nothing is compiled yet."""
-    maker = _Maker(program, isa, threads)
+    maker = _Maker(program, isa, Kernels(program, isa, threads, decide, _written))
     for step in flatten(program.steps):
         if isinstance(step, KernelStep):
             maker.add(step)
     return maker.finish()
+
+
+def _written(finished: Kernel) -> KernelText:
+    emitter = Emitter(Prelude(C))
+    text = emitter.kernel(finished)
+    return KernelText(
+        text, emitter.prelude.definitions, emitter.thread_bytes, emitter.team_bytes, overwritable(finished)
+    )
 
 
 def fingerprint(program: Program, steps: Iterable[Compiled], packed: Mapping[int, npt.NDArray[Any]]) -> str:
@@ -183,7 +211,15 @@ def fingerprint(program: Program, steps: Iterable[Compiled], packed: Mapping[int
     kernels = [(c.step.name, c.symbol, c.inputs, c.step.outputs, c.thread_bytes, c.team_bytes) for c in steps]
     forms = [(slot, str(TensorType(array.shape, array.dtype.name))) for slot, array in packed.items()]
     runs = [[step.name for step in run] for run in segments_of(program.steps)]
-    facts = [CALL_STRUCT, TEAM_HEADER, [str(type_) for type_ in program.slots], forms, kernels, runs]
+    facts = [
+        CALL_STRUCT,
+        TEAM_HEADER,
+        [str(type_) for type_ in program.slots],
+        sorted(program.views.items()),
+        forms,
+        kernels,
+        runs,
+    ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
@@ -201,101 +237,35 @@ def segments_of(steps: Sequence[Step]) -> list[list[KernelStep]]:
     return [run for run in found if run]
 
 
-@frozen(eq=False)
-class _Made:
-    """A kernel without the step that it is for; in its text it is called KERNEL."""
-
-    scheduled: Kernel
-    packed: Packed
-    implementation: str
-    candidates: tuple[Candidate, ...]
-    written: KernelText
-
-
 @define
 class _Maker:
     program: Program
     isa: Isa
-    threads: int
+    kernels: Kernels
     steps: dict[int, Compiled] = field(factory=dict)
-    packed: dict[int, npt.NDArray[Any]] = field(factory=dict)
     texts: dict[str, str] = field(factory=dict)
     units: list[tuple[Prelude, list[str]]] = field(factory=list)
-    made: dict[tuple[int, frozenset[int]], list[tuple[Function, _Made]]] = field(factory=dict)
-    _packed_slots: dict[tuple[int, int, int], int] = field(factory=dict)
-    _forms: dict[int, list[int]] = field(factory=dict)
 
     def add(self, step: KernelStep) -> None:
-        made = self._made(step)
-        log_choice(made.implementation, operator_name(step.function), made.candidates)
-        packed = {k: self._packed(step.inputs[k], made, k) for k in made.packed}
-        inputs = tuple(packed.get(k, slot) for k, slot in enumerate(step.inputs))
-        source = made.written.text.replace("KERNEL", step.name, 1)
-        loop_ir = Deferred(lambda: self._loops(made).replace("KERNEL", step.name, 1))
-        if debug_level() >= 3:
-            _log.info("%s", loop_ir.get())
-        if debug_level() >= 4:
-            _log.info("%s", source)
-        self.steps[id(step)] = Compiled(
-            step,
-            loop_ir,
-            source,
-            self.texts[made.written.text],
-            made.implementation,
-            made.candidates,
-            inputs,
-            made.written.thread_bytes,
-            made.written.team_bytes,
-        )
-
-    def _made(self, step: KernelStep) -> _Made:
-        """The kernel of a step: that of an equal step before, as in repeated blocks of a network, or a new one."""
-        constants = frozenset(k for k, slot in enumerate(step.inputs) if slot in self.program.constants)
-        alike = self.made.setdefault((structural_hash(step.function), constants), [])
-        for function, made in alike:
-            if structural_equal(function, step.function):
-                return made
-        problem = make_problem(step.function, "KERNEL", self.isa, self.threads, constants)
-        entry, candidates = choose(problem)
-        kernel, packed = entry.schedule(problem)
-        context = self.isa, self.threads, constants
-        written = cached(step.function, entry, context, lambda: self._written(kernel))
+        made = self.kernels.of(step)
+        written = made.written
         if written.text not in self.texts:  # different groups may come to one text
             self.texts[written.text] = step.name
             prelude, texts = self._unit()
             prelude.definitions.update(written.definitions)
-            texts.append(written.text.replace("KERNEL", step.name, 1).removeprefix("static "))
-        made = _Made(kernel, packed, entry.name, tuple(candidates), written)
-        alike.append((step.function, made))
-        return made
-
-    def _written(self, kernel: Kernel) -> KernelText:
-        emitter = Emitter(Prelude(C))
-        text = emitter.kernel(finish(kernel, self.isa.vector_bytes))
-        return KernelText(text, emitter.prelude.definitions, emitter.thread_bytes, emitter.team_bytes)
-
-    def _loops(self, made: _Made) -> str:
-        return kernel_text(finish(made.scheduled, self.isa.vector_bytes))
-
-    def _packed(self, slot: int, made: _Made, position: int) -> int:
-        """The slot of a packed constant; kernels that want a constant in the same form share it.
-
-        Whether the form is the same shows in the contents only: 64 rows and 1 row want weights in other tiles.
-        """
-        key = (slot, id(made), position)
-        if key not in self._packed_slots:
-            array = np.ascontiguousarray(made.packed[position](self.program.constants[slot]))
-            self._packed_slots[key] = self._same(slot, array)
-        return self._packed_slots[key]
-
-    def _same(self, slot: int, array: npt.NDArray[Any]) -> int:
-        forms = self._forms.setdefault(slot, [])
-        for found in forms:
-            if self.packed[found].shape == array.shape and np.array_equal(self.packed[found], array):
-                return found
-        forms.append(len(self.program.slots) + len(self.packed))
-        self.packed[forms[-1]] = array
-        return forms[-1]
+            texts.append(written.text.replace(KERNEL, step.name, 1).removeprefix("static "))
+        self.steps[id(step)] = Compiled(
+            step,
+            made.loop_ir(step),
+            made.source(step),
+            self.texts[written.text],
+            made.implementation,
+            made.candidates,
+            self.kernels.inputs(step, made),
+            written.thread_bytes,
+            written.team_bytes,
+            written.overwrites,
+        )
 
     def _unit(self) -> tuple[Prelude, list[str]]:
         """The file that the next kernel goes to: one for each processor, filled evenly."""
@@ -316,13 +286,13 @@ class _Maker:
             files.append(("main", C.headers + TEAM_HEADER + main))
         compiled = self.steps.values()
         return CpuCode(
-            self.steps, segments, self.packed, files if compiled else [], self.isa,
+            self.steps, segments, self.kernels.packed, files if compiled else [], self.isa,
             max((c.thread_bytes for c in compiled), default=0), max((c.team_bytes for c in compiled), default=0),
         )  # fmt: skip
 
     def _main(self, segments: Sequence[Sequence[KernelStep]]) -> str:
         params = "void *const *restrict, int, int, fw_team *, char *restrict, char *restrict"
-        mark = fingerprint(self.program, self.steps.values(), self.packed)
+        mark = fingerprint(self.program, self.steps.values(), self.kernels.packed)
         lines = [CALL_STRUCT, f'const char fw_fingerprint[] = "{mark}";\n']
         lines += [f"void {symbol}({params});" for symbol in self.texts.values()]
         for compiled in self.steps.values():

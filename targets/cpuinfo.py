@@ -26,6 +26,7 @@ _SSE = ("sse", "sse2")
 _SSE42 = (*_SSE, "sse3", "ssse3", "sse41", "sse42", "popcnt")
 _AVX2 = (*_SSE42, "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "lzcnt")
 _AVX512 = (*_AVX2, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
+_BF16 = (*_AVX512, "avx512bf16")
 
 # The processors that gcc and clang know by name, by their vector features: what decides the width, and what must be
 # there for the code to run.
@@ -41,8 +42,8 @@ _X86_CPUS: dict[str, tuple[str, ...]] = {
         (_AVX2, "x86-64-v3 haswell core-avx2 broadwell skylake alderlake raptorlake meteorlake arrowlake arrowlake-s"),
         (_AVX2, "lunarlake pantherlake gracemont sierraforest grandridge clearwaterforest bdver4 znver1 znver2 znver3"),
         (_AVX512, "x86-64-v4 skylake-avx512 rocketlake cannonlake cascadelake icelake-client icelake-server"),
-        (_AVX512, "cooperlake tigerlake sapphirerapids emeraldrapids graniterapids graniterapids-d diamondrapids"),
-        (_AVX512, "znver4 znver5"),
+        (_AVX512, "tigerlake"),
+        (_BF16, "cooperlake sapphirerapids emeraldrapids graniterapids graniterapids-d diamondrapids znver4 znver5"),
     )
     for name in names.split()
 }
@@ -90,6 +91,16 @@ class Isa:
     registers: int
     cflags: tuple[str, ...]
     requires: tuple[str, ...] = ()
+
+    @property
+    def bfloat16_dot(self) -> bool:
+        """Whether there is an instruction that multiplies pairs of bfloat16 and adds in float32 (AVX512_BF16)."""
+        return self.vector_bytes == 64 and "avx512bf16" in self.requires
+
+    @property
+    def float16_loads(self) -> bool:
+        """Whether vectors of float16 are converted by an instruction; elsewhere it takes a call for each element."""
+        return self.name == "neon" or not {"f16c", "avx512f"}.isdisjoint(self.requires)
 
     @property
     def is_native(self) -> bool:

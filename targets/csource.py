@@ -10,15 +10,16 @@ The functions and vector types that expressions need are collected in a `Prelude
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from attrs import define, field
+from attrs import define, field, frozen
 
 from ..ir.errors import VerifyError
 from ..ir.index import FloorDiv, Index, IndexVar, Mod, ValueAtom
 from ..ir.loops import Alloc, Barrier, For, If, Kernel, Prefetch, Stmt, Store
-from ..ir.scalar import Apply, Buffer, Const, Load, Scalar, Value, is_float, operands_of
+from ..ir.scalar import SHUFFLES, SMALL_FLOATS, Apply, Buffer, Const, Load, Scalar, Value, is_float, operands_of
 from .dialects import Dialect
+from .launches import PRIVATE_BYTES, Launch
 from .prelude import Prelude, literal, short_name, width
 from .prove import proven_inside
 from .rewrite import all_values, values_of, walk
@@ -39,6 +40,18 @@ class _Scope:
                 return scope.names[id(node)]
             scope = scope.parent
         return None
+
+
+@frozen(eq=False)
+class LaunchHead:
+    """A printed launch: its text; which buffers and variables it takes, in this order, with the scratch of work-items
+    between them if it has any; and the bytes of that for one work-item.
+    """
+
+    text: str
+    buffers: tuple[Buffer, ...]
+    variables: tuple[IndexVar, ...]
+    thread_bytes: int
 
 
 @define
@@ -69,15 +82,44 @@ class Emitter:
         for i, buffer in enumerate(kernel.params):
             if buffer.name not in words:  # a tensor without elements
                 continue
-            ctype = self.prelude.type(buffer.dtype, storage=True)
-            const = "const " if buffer in kernel.inputs else ""
-            params.append(f"{const}{ctype} *restrict {buffer.name} = args[{i}];")
+            params.append(self._param(buffer, buffer in kernel.inputs, i))
         body = "\n".join("  " + line for line in (*params, *scope.lines))
-        head = (f"static void {kernel.name}(void *const *restrict args, int tid, int nthreads, fw_team *team,\n"
-                "    char *restrict thread_scratch, char *restrict team_scratch)")  # fmt: skip
+        head = self.dialect.kernel.format(name=kernel.name)
         rest = ("tid", "nthreads", "team", "thread_scratch", "team_scratch")
         unused = " ".join(f"(void){name};" for name in (rest if params else ("args", *rest)))
         return f"{head}\n{{\n{body}\n  {unused}\n}}\n"
+
+    def launch(self, name: str, launch: Launch, inputs: Collection[Buffer], buffers: Sequence[Buffer]) -> "LaunchHead":
+        """Print a launch as a kernel called `name`; `buffers` are those that it may use, `inputs` those it only reads.
+
+        Afterwards `thread_bytes` is the scratch of one work-item.
+        """
+        self.thread_bytes = self.team_bytes = 0
+        scope, words, first = _Scope(None), self.dialect.launch, 0
+        for loop in launch.loops:
+            facts = {"v": loop.var.name, "n": loop.extent, "first": first, "end": first + loop.extent}
+            inner = _Scope(scope)
+            if not launch.shared:
+                inner.lines.append(words["counter"].format(v=loop.var.name, value=f"fw_item - {first}"))
+                first += loop.extent
+            self.block(loop.body, inner)
+            scope.lines += [self.dialect.loops[loop.kind].format(**facts) + " {", *("  " + x for x in inner.lines), "}"]
+        used = set(re.findall(r"\w+", " ".join(scope.lines)))
+        given = [b for b in buffers if b.name in used]
+        params = [self._param(b, b in inputs) for b in given]
+        head = [words["item"], *([words["items"]] if launch.shared else [])]
+        if self.thread_bytes:
+            params.append(words["scratch"])
+            head.append(words["own"].format(bytes=self.thread_bytes))
+        variables = [v for v in launch.variables if v.name in used]
+        params += [words["variable"].format(v=v.name) for v in variables]
+        lines = "\n".join("  " + line for line in (*head, *scope.lines))
+        text = f"{self.dialect.kernel.format(name=name, params=', '.join(params))}\n{{\n{lines}\n}}\n"
+        return LaunchHead(text, tuple(given), tuple(variables), self.thread_bytes)
+
+    def _param(self, buffer: Buffer, constant: bool, position: int = 0) -> str:
+        ctype, const = self.prelude.type(buffer.dtype, storage=True), "const " if constant else ""
+        return self.dialect.param.format(const=const, t=ctype, name=buffer.name, position=position)
 
     def _top(self, body: Sequence[Stmt], scope: _Scope) -> None:
         """The outermost block: what is not a parallel loop runs on the first thread only."""
@@ -124,9 +166,9 @@ class Emitter:
                     scope.lines.append("}")
                 case Barrier(scope=kind):
                     scope.lines.append(self.dialect.barriers[kind])
-                case Prefetch(buffer=buffer, index=index):
-                    place = self._index(buffer.offset(index), scope)
-                    scope.lines.append(f"__builtin_prefetch(&{buffer.name}[{place}]);")
+                case Prefetch(buffer=buffer, index=index, level=level) if self.dialect.prefetch:
+                    place = f"{buffer.name}[{self._index(buffer.offset(index), scope)}]"
+                    scope.lines.append(self.dialect.prefetch.format(place=place, near=4 - level))
 
     def _nested(self, body: Sequence[Stmt], scope: _Scope) -> None:
         inner = _Scope(scope)
@@ -148,12 +190,12 @@ class Emitter:
             self._scalars.add(buffer)
             value_type = self.prelude.type(buffer.dtype, buffer.lanes)
             scope.lines.extend(f"{value_type} {buffer.name}_{i};" for i in range(size))
-        elif buffer.scope == "register" or (buffer.scope == "thread" and size * width(buffer.dtype) <= 8192):
-            scope.lines.append(f"{ctype} {buffer.name}[{max(size, 1)}] __attribute__((aligned(64)));")
+        elif buffer.scope == "register" or (buffer.scope == "thread" and size * width(buffer.dtype) <= PRIVATE_BYTES):
+            scope.lines.append(self.dialect.array.format(t=ctype, name=buffer.name, n=max(size, 1)))
         else:
             used = self.team_bytes if buffer.scope == "team" else self.thread_bytes
             place = f"{buffer.scope}_scratch + {used}"
-            scope.lines.append(f"{ctype} *restrict {buffer.name} = ({ctype} *)({place});")
+            scope.lines.append(self.dialect.scratch.format(t=ctype, name=buffer.name, place=place))
             bytes_ = -(-(size * width(buffer.dtype)) // 64) * 64
             if buffer.scope == "team":
                 self.team_bytes += bytes_
@@ -182,9 +224,11 @@ class Emitter:
             place = f"{buffer.name}[{self._index(offset, inner)}]"
             if buffer.lanes == 1 and lanes > 1:
                 if buffer.dtype == "bool":
-                    value = f"__builtin_convertvector({value} & 1, {self.prelude.type('uint8', lanes)})"
-                place = f"*({self.prelude.type(buffer.dtype, lanes, storage=True)} *)&{place}"
-            inner.lines.append(f"{place} = {value};")
+                    value = self._convert(f"{value} & 1", "uint8", lanes)
+                ctype = self.prelude.type(buffer.dtype, lanes, storage=True)
+                inner.lines.append(self.dialect.store.format(t=ctype, place=place, value=value, lanes=lanes))
+            else:
+                inner.lines.append(f"{place} = {value};")
         if len(inner.lines) == 1:
             scope.lines += inner.lines
         else:
@@ -293,19 +337,25 @@ class Emitter:
         offset = buffer.offset(node.index)
         if buffer in self._scalars:
             return f"{buffer.name}_{offset.const}"
-        place = f"{buffer.name}[{self._index(offset, scope)}]"
+        name = buffer.name
+        if buffer.source:
+            name = f"((const {self.prelude.type(buffer.dtype)} *){buffer.source.name})"
+        place = f"{name}[{self._index(offset, scope)}]"
         if buffer.lanes > 1 or lanes == 1:
             return place
-        vector = f"*(const {self.prelude.type(buffer.dtype, lanes, storage=True)} *)&{place}"
-        if buffer.dtype == "bool":
-            mask = self.prelude.type("int32", lanes)
-            return f"(__builtin_convertvector({vector}, {mask}) != 0)"
-        return f"({vector})"
+        ctype = self.prelude.type(buffer.dtype, lanes, storage=True)
+        vector = self.dialect.load.format(t=ctype, place=place, lanes=lanes)
+        return f"({self._convert(vector, 'int32', lanes)} != 0)" if buffer.dtype == "bool" else vector
 
     def _apply(self, node: Apply, args: list[str]) -> str:
         fn, dtype, lanes = node.fn, node.dtype, node.lanes
         if fn in ("cast", "bitcast", "splat", "select"):
             return getattr(self, f"_{fn}_text")(node, args)  # type: ignore[no-any-return]
+        if fn == "iota":
+            items = ", ".join(map(str, range(lanes)))
+            return self.dialect.literal.format(t=self.prelude.type(dtype, lanes), items=items)
+        if fn in SHUFFLES:
+            return f"{self.prelude.shuffle(fn, dtype, lanes)}({', '.join(args)})"
         operand = node.args[0].dtype
         if fn in ("isnan", "isinf", "isfinite"):
             return self._test_text(fn, node, args[0])
@@ -318,7 +368,7 @@ class Emitter:
                 args = args[::-1]  # true is -1 in a mask: the order of false and true is the other way round
             text = f"({args[0]} {self.dialect.infix[fn]} {args[1]})"
             if dtype == "bool" and lanes > 1 and operand != "bool" and width(operand) != 4:
-                return f"__builtin_convertvector({text}, {self.prelude.type('int32', lanes)})"
+                return self._convert(text, "bool", lanes)
             return self._narrow(text, dtype, lanes)
         if fn in ("max", "min") and isinstance(node.args[1], Const) and node.args[1].value == node.args[1].value:
             fn += "c"
@@ -343,7 +393,7 @@ class Emitter:
         # a - a is 0 for finite numbers and NaN for all others.
         test = {"isnan": "a != a", "isinf": "(a == a) & ((a - a) != (a - a))", "isfinite": "(a - a) == (a - a)"}[fn]
         if lanes > 1:
-            test = f"__builtin_convertvector({test}, {result})"
+            test = self._convert(test, "bool", lanes)
         return f"{self.prelude.helper(name, f'static inline {result} {name}({ctype} a) {{ return {test}; }}')}({arg})"
 
     def _select_text(self, node: Apply, args: list[str]) -> str:
@@ -352,49 +402,46 @@ class Emitter:
         if node.args[0].lanes == 1:
             ctype = self.prelude.type(node.dtype, node.lanes)  # a load has the type of unaligned storage
             return f"({args[0]} ? ({ctype}){args[1]} : ({ctype}){args[2]})"
-        bits = width(node.dtype) * 8 if node.dtype != "bool" else 32
-        name = f"fw_select_{short_name(node.dtype, node.lanes)}"
-        mask, ctype = self.prelude.type("bool", node.lanes), self.prelude.type(node.dtype, node.lanes)
-        same = self.prelude.type(f"int{bits}", node.lanes)
-        body = f"{same} k = __builtin_convertvector(m, {same}); return ({ctype})((k & ({same})a) | (~k & ({same})b));"
-        text = f"static inline {ctype} {name}({mask} m, {ctype} a, {ctype} b) {{ {body} }}"
-        return f"{self.prelude.helper(name, text)}({', '.join(args)})"
+        return f"{self.prelude.function('select', node.dtype, node.lanes)}({', '.join(args)})"
 
     def _splat_text(self, node: Apply, args: list[str]) -> str:
         value = f"-({args[0]})" if node.dtype == "bool" else args[0]
         return self._splat(value, node.dtype, node.lanes)
 
     def _splat(self, text: str, dtype: str, lanes: int) -> str:
-        ctype = self.prelude.type(dtype, lanes)
-        name = f"fw_splat_{short_name(dtype, lanes)}"
-        scalar = self.dialect.types[dtype]
-        items = ", ".join(["a"] * lanes)
-        self.prelude.helper(name, f"static inline {ctype} {name}({scalar} a) {{ return ({ctype}){{{items}}}; }}")
-        return f"{name}({text})"
+        return f"{self.prelude.function('splat', dtype, lanes)}({text})"
+
+    def _convert(self, text: str, dtype: str, lanes: int) -> str:
+        return self.dialect.convert.format(x=text, t=self.prelude.type(dtype, lanes))
 
     def _bitcast_text(self, node: Apply, args: list[str]) -> str:
         source, lanes = node.args[0].dtype, node.lanes
-        target, given = self.prelude.type(node.dtype, lanes), self.prelude.type(source, lanes)
-        if lanes > 1:
-            return f"(({target}){args[0]})"
+        vector, scalar = self.dialect.bitcast
         name = f"fw_bitcast_{short_name(source)}_{short_name(node.dtype)}"
-        text = f"static inline {target} {name}({given} a) {{ {target} r; memcpy(&r, &a, sizeof r); return r; }}"
-        return f"{self.prelude.helper(name, text)}({args[0]})"
+        given = self.prelude.type(source, lanes)
+        words = {"t": self.prelude.type(node.dtype, lanes), "x": args[0], "source": given, "name": name}
+        if lanes > 1 or "{name}" not in scalar:
+            return (vector if lanes > 1 else scalar).format(**words)
+        return f"{self.prelude.helper(name, scalar.format(**words))}({args[0]})"
 
     def _cast_text(self, node: Apply, args: list[str]) -> str:
         source, dtype, lanes = node.args[0].dtype, node.dtype, node.lanes
+        value = f"(-{args[0]})" if source == "bool" and lanes > 1 else args[0]
+        if self._is_packed(source, lanes):
+            value, source = f"{self.prelude.function('load', source, lanes)}({value})", "float32"
+        if source == dtype:
+            return value
+        if self._is_packed(dtype, lanes):
+            value = value if lanes > 1 else f"(float){value}"
+            return f"{self.prelude.function('store', dtype, lanes)}({value})"
         if lanes > 1:
-            value = f"(-{args[0]})" if source == "bool" else args[0]
-            return f"__builtin_convertvector({value}, {self.prelude.type(dtype, lanes)})"
-        value = args[0]
-        if source == "bfloat16":
-            value = self._bfloat16("load") + f"({value})"
-        if dtype == "bfloat16":
-            return self._bfloat16("store") + f"((float){value})"
+            for step in (*_stepping_stones(source, dtype), dtype):
+                value = self._convert(value, step, lanes)
+            return value
         return f"(({self.dialect.types[dtype]}){value})"
 
-    def _bfloat16(self, way: str) -> str:
-        return self.prelude.helper(f"fw_{way}_bf16", self.dialect.functions["bfloat16"][way])
+    def _is_packed(self, dtype: str, lanes: int) -> bool:
+        return dtype in self.dialect.packed or (lanes > 1 and dtype in SMALL_FLOATS)
 
     def _index(self, index: Index, scope: _Scope) -> str:
         parts = []
@@ -407,7 +454,7 @@ class Emitter:
                 case Mod(value=value, divisor=d):
                     text = self._divide(value, d, "%", "fw_index_mod", scope)
                 case ValueAtom(value=value):
-                    text = f"(int64_t){scope.find(value) or self._value(value, scope)}"
+                    text = f"({self.dialect.types['index']}){scope.find(value) or self._value(value, scope)}"
                 case _:
                     raise VerifyError(f"cannot print the index {index}")
             parts.append(text if coeff == 1 else f"{coeff} * {text}")
@@ -423,3 +470,15 @@ class Emitter:
         body = quotient if sign == "/" else "a % d + (a % d < 0 ? d : 0)"
         self.prelude.helper(helper, f"static inline int64_t {helper}(int64_t a, int64_t d) {{ return {body}; }}")
         return f"{helper}({inner}, {divisor})"
+
+
+def _stepping_stones(source: str, dtype: str) -> tuple[str, ...]:
+    """The types to convert vectors by way of: gcc 12 takes other conversions apart into scalars.
+
+    Integers double their width at each step, and floats are made of, and become, int32 first.
+    """
+    if source == "bool" or dtype == "bool":
+        return ()
+    wide: tuple[str, ...] = ("int16",) if width(source) == 1 and width(dtype) >= 4 else ()
+    small = min(width(source), width(dtype)) <= 2
+    return (*wide, "int32") if small and is_float(source) != is_float(dtype) else wide

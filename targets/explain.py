@@ -11,7 +11,7 @@ from ..fuse.partition import Decision
 from ..ir.errors import FusewireError
 from ..ir.expr import Call, Expr, Function
 from ..ir.visitor import post_order
-from .cpu import CpuCode
+from .code import Code
 from .implement import Candidate
 from .program import KernelStep, LibraryStep, Program
 
@@ -36,12 +36,38 @@ class Choice:
 
     def verdict(self, candidate: Candidate) -> str:
         """Why a candidate was taken or not."""
-        if candidate.name == self.chosen:
-            return "chosen"
         if candidate.refusal:
             return f"refused: {candidate.refusal}"
-        priority = next(c.priority for c in self.candidates if c.name == self.chosen)
-        return "lower priority" if candidate.priority < priority else "dearer"
+        if candidate.name == self.chosen:
+            return "chosen"
+        winner = next(c for c in self.candidates if c.name == self.chosen and c.refusal is None)
+        if candidate.priority < winner.priority:
+            return "lower priority"
+        return "slower" if winner.measured and candidate.measured else "dearer"
+
+    def reason(self, candidate: Candidate) -> str:
+        """The verdict with the numbers behind it: predicted costs; measured times and the config where it was tuned."""
+        facts = [self.verdict(candidate)]
+        if sum(c.predicted is not None for c in self.candidates) > 1 and candidate.predicted:
+            facts.append(f"cost {candidate.predicted:.3g}")
+        if candidate.measured:
+            facts.append(f"measured {candidate.measured * 1e6:.1f} us")
+        if candidate.name == self.chosen and candidate.measured and candidate.config:
+            facts.append(" ".join(f"{knob}={value}" for knob, value in candidate.config.items()))
+        return ", ".join(facts)
+
+    @property
+    def change(self) -> str:
+        """What would change the choice; empty where nothing else could run the step."""
+        winner = next(c for c in self.candidates if c.name == self.chosen and c.refusal is None)
+        wanted = [c for c in self.candidates if c.refusal and c.priority > winner.priority]
+        if wanted:
+            best = max(wanted, key=lambda c: c.priority)
+            return f"{best.name} would run, but for: {best.refusal}"
+        rivals = [c for c in self.candidates if not c.refusal and c.priority == winner.priority and c is not winner]
+        if rivals and not winner.measured:
+            return f"{', '.join(c.name for c in rivals)} if measured to be faster (`fusewire tune`)"
+        return ""
 
 
 @frozen
@@ -57,6 +83,7 @@ class Explanation:
                 "step": c.step,
                 "ops": list(c.ops),
                 "chosen": c.chosen,
+                "change": c.change,
                 "candidates": [asdict(candidate) for candidate in c.candidates],
             }
             for c in self.choices
@@ -66,10 +93,8 @@ class Explanation:
         rows = []
         for choice in self.choices:
             rows.append((choice.step, ""))
-            decided = sum(c.predicted is not None for c in choice.candidates) > 1
-            for c in choice.candidates:
-                cost = f", cost {c.predicted:.3g}" if decided and c.predicted else ""
-                rows.append((f"- {c.name} ({c.priority})", choice.verdict(c) + cost))
+            rows += [(f"- {c.name} ({c.priority})", choice.reason(c)) for c in choice.candidates]
+            rows += [("- instead", choice.change)] if choice.change else []
         return str(tabulate(rows, ["step, and its candidates (priority)", "verdict"], disable_numparse=True))
 
 
@@ -84,13 +109,13 @@ class Report:
     def rule(self, step: LibraryStep) -> Rule:
         """The rule that took a step."""
         for library in self.libraries:
-            if library.name == step.function.attrs["Compiler"] and (rule := library.rule(step.composite)):
+            if library.name == step.function.attrs.get("Compiler") and (rule := library.rule(step.composite)):
                 return rule
         raise FusewireError(f"{step.name}: no library has the rule {step.composite!r}")
 
     def used(self, program: Program) -> list[Library]:
         """The libraries that run at least one step."""
-        names = {str(s.function.attrs["Compiler"]) for s in program.leaf_steps() if isinstance(s, LibraryStep)}
+        names = {str(s.function.attrs.get("Compiler")) for s in program.leaf_steps() if isinstance(s, LibraryStep)}
         return [library for library in self.libraries if library.name in names]
 
     def log_library_steps(self, program: Program) -> None:
@@ -102,7 +127,7 @@ class Report:
                 name = rule.implementation(self.kind)
                 _log.info("Using %s for %s based on highest priority (%d)", name, op, rule.priority)
 
-    def choice(self, step: KernelStep | LibraryStep, code: CpuCode) -> Choice:
+    def choice(self, step: KernelStep | LibraryStep, code: Code) -> Choice:
         """All that is known of how a step was decided."""
         ops = operators(step.function)
         if isinstance(step, KernelStep):

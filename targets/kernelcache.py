@@ -15,13 +15,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from attrs import asdict, frozen
+from attrs import asdict, evolve, field, frozen
 
 from ..ir.expr import Call, Function
 from ..ir.hashing import structural_hash
 from ..ir.visitor import post_order
 from .cpuinfo import Isa
-from .implement import Implementation
+from .implement import Chosen
 from .lower import spec
 from .objcache import ObjectCache
 from .toolchain import cache_dir
@@ -38,17 +38,21 @@ class KernelText:
         text: the C function.
         definitions: the types and functions that it uses, by name, in order.
         thread_bytes, team_bytes: the scratch memory that it needs.
+        overwrites: pairs (output, input) such that the output may take the memory of the input.
+        calls: the launches of the kernel as plain data (see opencl/code.py), where it is not one function.
     """
 
     text: str
     definitions: dict[str, str]
     thread_bytes: int
     team_bytes: int
+    overwrites: tuple[tuple[int, int], ...] = ()
+    calls: list[list[Any]] = field(factory=list)
 
 
 def cached(
     function: Function,
-    entry: Implementation,
+    chosen: Chosen,
     context: tuple[Isa, int, Collection[int]],
     make: Callable[[], KernelText],
 ) -> KernelText:
@@ -56,36 +60,38 @@ def cached(
 
     Args:
         function: the group.
-        entry: the implementation that was chosen.
+        chosen: the implementation that was chosen, and its config.
         context: the instruction set, the number of threads, and which arguments are constants.
         make: lowers and prints the kernel.
     """
-    if not _ours(function, entry):
+    if not _ours(function, chosen):
         return make()
-    cache, key = ObjectCache(cache_dir(), "kernel.json"), _key(function, entry, context)
+    cache, key = ObjectCache(cache_dir(), "kernel.json"), _key(function, chosen, context)
     if (data := cache.read(key)) is not None:
         with contextlib.suppress(ValueError, TypeError):
-            return KernelText(**json.loads(data))
+            found = KernelText(**json.loads(data))
+            return evolve(found, overwrites=tuple((int(o), int(i)) for o, i in found.overwrites))
     written = make()
     with contextlib.suppress(OSError):  # whoever stores the compiled kernels says that the cache cannot be written
         cache.put(key, json.dumps(asdict(written)).encode(), {}, {})
     return written
 
 
-def _ours(function: Function, entry: Implementation) -> bool:
-    makers = [entry.schedule, *(spec(e).builder for e in post_order(function.body) if isinstance(e, Call))]
+def _ours(function: Function, chosen: Chosen) -> bool:
+    makers = [chosen.entry.schedule, *(spec(e).builder for e in post_order(function.body) if isinstance(e, Call))]
     return all(maker.__module__.partition(".")[0] == PACKAGE for maker in makers)
 
 
-def _key(function: Function, entry: Implementation, context: tuple[Isa, int, Collection[int]]) -> str:
+def _key(function: Function, chosen: Chosen, context: tuple[Isa, int, Collection[int]]) -> str:
     isa, threads, constants = context
     group = [
         str(function),
         structural_hash(function),
         sorted(constants),
     ]  # the text may round numbers, the hash does not
-    parts: list[Any] = [fingerprint(), group, entry.name, entry.schedule.__qualname__, str(isa), threads]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    made = [chosen.entry.name, chosen.entry.schedule.__qualname__, dict(chosen.config)]
+    parts: list[Any] = [fingerprint(), group, made, str(isa), threads]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 @lru_cache(maxsize=1)

@@ -1,7 +1,8 @@
-"""Finding the libraries that `-libs=` names: those that ship in contrib, and those of other installed packages.
+"""Finding the libraries that `-libs=` names: those of this process, of contrib, and of other installed packages.
 
-A package offers a library by an entry point of the group "fusewire.libraries", whose value is a `Library`. This lookup
-is the only place that knows of contrib; its modules are imported when a target names them.
+A program makes a library of its own known with `register_library`. A package offers one by an entry point of the group
+"fusewire.libraries", whose value is a `Library`. This lookup is the only place that knows of contrib; its modules are
+imported when a target names them.
 """
 
 import importlib
@@ -13,11 +14,36 @@ from importlib import metadata
 from ..fuse.library import Library
 from ..fuse.partition import Decision, why_unused
 from ..ir.errors import LibraryNotFound, TargetError
-from .target import LIBRARY_GROUP, Target
+from .target import KINDS, LIBRARY_GROUP, Target, register_library_name
 
 _log = logging.getLogger("fusewire")
 
 BUILTIN = {"onednn": "contrib.onednn", "openblas": "contrib.openblas"}
+_registered: dict[str, Library] = {}
+
+
+def register_library(library: Library) -> Library:
+    """Let `-libs=` find a library while this process runs; again with the same name, the new one takes its place.
+
+    Packages that are installed offer theirs by an entry point instead.
+
+    Returns:
+        The library.
+
+    Raises:
+        TargetError: it is no `Library`, its name is one of fusewire's own or not fit for a target string, or it works
+            on a kind of target that there is not.
+    """
+    if not isinstance(library, Library):
+        raise TargetError(f"expected a Library, got a {type(library).__name__}")
+    if library.name in BUILTIN:
+        raise TargetError(f"{library.name!r} is the name of a library that fusewire brings; choose another")
+    if unknown := [kind for kind in library.targets if kind not in KINDS]:
+        raise TargetError(f"library {library.name}: no target is called {unknown[0]!r}; there are {', '.join(KINDS)}")
+    register_library_name(library.name, library.targets)
+    _registered[library.name] = library
+    find_library.cache_clear()
+    return library
 
 
 @lru_cache(maxsize=64)
@@ -30,6 +56,8 @@ def find_library(name: str) -> Library:
     """
     if name in BUILTIN:
         return _checked(name, importlib.import_module(f"..{BUILTIN[name]}", __package__).LIBRARY)
+    if name in _registered:
+        return _registered[name]
     for point in metadata.entry_points(group=LIBRARY_GROUP, name=name):
         try:
             return _checked(name, point.load())
@@ -50,10 +78,8 @@ def libraries_of(target: Target) -> list[Library]:
     """The libraries that a target names, in its order.
 
     Raises:
-        TargetError: one does not work on this kind of target, or the choice is left to measurement (not there yet).
+        TargetError: one does not work on this kind of target.
     """
-    if target.libs_auto:
-        raise TargetError(f"target '{target}': -libs=auto is not there yet; name the libraries, such as -libs=onednn")
     found = [find_library(name) for name in target.libs]
     for library in found:
         if target.kind not in library.targets:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from attrs import define, field
 
 from ..ir.errors import VerifyError
-from ..ir.scalar import is_float
+from ..ir.scalar import is_float, shuffle_places
 from .dialects import Dialect
 
 _SHORT = {"float": "f", "uint": "u", "int": "i", "bfloat": "bf"}
@@ -40,15 +40,17 @@ class Prelude:
             return table[dtype]
         if dtype == "bool":
             dtype = "uint8" if storage else "int32"
-        name = short_name(dtype, lanes)
-        if name not in self.definitions:
-            scalar = self.dialect.types[dtype]
-            size = lanes * width(dtype)
-            self.definitions[name] = (
-                f"typedef {scalar} {name} __attribute__((vector_size({size})));\n"
-                f"typedef {scalar} {name}u __attribute__((vector_size({size}), aligned({width(dtype)}), may_alias));"
-            )
-        return name + ("u" if storage else "")
+        short = short_name(dtype, lanes)
+        facts = {
+            "type": self.dialect.types[dtype],
+            "short": short,
+            "lanes": lanes,
+            "size": lanes * width(dtype),
+            "width": width(dtype),
+        }
+        if self.dialect.vector_type:
+            self.definitions.setdefault(short, self.dialect.vector_type.format(**facts))
+        return (self.dialect.vector_storage if storage else self.dialect.vector).format(**facts)
 
     def function(self, fn: str, dtype: str, lanes: int = 1, operands: int = 1) -> str:
         """The name of a function on values of one type, defined on first use."""
@@ -67,47 +69,55 @@ class Prelude:
         return name
 
     def _template(self, fn: str, dtype: str, lanes: int) -> str | None:
-        table = self.dialect.functions
-        if lanes > 1:
-            ok = fn in ("maxc", "minc", "max", "min") or (
-                is_float(dtype) and (dtype == "float32" or fn in ("div", "fma"))
-            )
-            special = {} if is_float(dtype) else table["int vector"]
-            return special.get(fn) or table["vector"].get(fn) if ok and dtype != "bool" else None
+        table, form = self.dialect.functions, " vector" if lanes > 1 else ""
         family = dtype.rstrip("0123456789")
-        return table.get(dtype, {}).get(fn) or table.get(family, {}).get(fn)
+        return table.get(dtype + form, {}).get(fn) or table.get(family + form, {}).get(fn)
 
     def _lane_loop(self, fn: str, dtype: str, lanes: int, operands: int) -> str:
         scalar = self.function(fn, dtype, 1, operands)
-        names = "abcd"[:operands]
-        params = ", ".join(f"@T {n}" for n in names)
-        args = ", ".join(f"{n}[i]" for n in names)
-        return (
-            f"static inline @T fw_{fn}_@S({params}) {{\n  @T r;\n"
-            f"  for (int i = 0; i < {lanes}; ++i) r[i] = {scalar}({args});\n  return r;\n}}"
-        )
+        param, first, lane = self.dialect.lane
+        joined = {
+            "params": ", ".join(param.format(a=a) for a in "abcd"[:operands]),
+            "first": "".join(first.format(a=a) for a in "abcd"[:operands]),
+            "args": ", ".join(lane.format(a=a) for a in "abcd"[:operands]),
+        }
+        return self.dialect.lanes.format(scalar=scalar, **joined)
 
     def _fill(self, text: str, fn: str, dtype: str, lanes: int) -> str:
-        bits = width(dtype) * 8
+        bits = 32 if dtype == "bool" and lanes > 1 else width(dtype) * 8
         integer = self.type(f"int{bits}", lanes) if "@I" in text else ""
+        words = {"@W": "float32", "@U": "uint32", "@M": "bool"}
         for needed in ("exp", "maxc", "minc", "bits", "from_bits"):
             if f"fw_{needed}_@S(" in text and needed != fn:
                 self.function(needed, dtype, lanes, 2 if needed in ("maxc", "minc") else 1)
-        suffix = "f" if dtype == "float32" else ""
+        for way in ("load", "store"):  # of pairs
+            if f"fw_{way}_bf16(" in text and dtype != "bfloat16":
+                self.function(way, "bfloat16")
         replace = {
             "@T": self.type(dtype, lanes),
             "@E": self.dialect.types[dtype],
             "@L": str(lanes),
             "@I": integer,
+            "@G": {64: "__AVX512F__", 32: "__AVX__", 16: "__AVX__"}.get(lanes * bits // 8, "FW_NEVER"),
+            "@P": "pd" if dtype == "float64" else "ps",
             "@B": str(bits - 1),
             "@N": fn,
             "@S": short_name(dtype, lanes),
-            "@F": suffix,
-            "@f": suffix,
+            "@F": self.dialect.suffixes.get(dtype, ""),
+            "@f": "f" if dtype == "float32" else "",
+            "@A": ", ".join(["a"] * lanes),
+            **{mark: self.type(word, lanes) for mark, word in words.items() if mark in text},
         }
         for mark, new in replace.items():
             text = text.replace(mark, new)
         return text
+
+    def shuffle(self, fn: str, dtype: str, lanes: int) -> str:
+        """The name of a function that moves lanes (see `shuffle_places`)."""
+        name, places = f"fw_{fn}_{short_name(dtype, lanes)}", shuffle_places(fn, lanes)
+        called = ", ".join(f"{'ab'[place // lanes]}.s{place % lanes:x}" for place in places)
+        text = self.dialect.shuffle.replace("@P", ", ".join(map(str, places))).replace("@Q", called)
+        return self.helper(name, self._fill(text, fn, dtype, lanes))
 
     def helper(self, name: str, text: str) -> str:
         """A function written by the caller, defined once."""
@@ -137,10 +147,9 @@ def literal(value: object, dtype: str, dialect: Dialect) -> str:
     if is_float(dtype):
         number = float(value)  # type: ignore[arg-type]
         suffix = "f" if dtype == "float32" else ""
-        if math.isnan(number):
-            return f'__builtin_nan{suffix}("")'
-        if math.isinf(number):
-            return f"{'-' if number < 0 else ''}__builtin_inf{suffix}()"
+        if not math.isfinite(number):
+            name = "nan" if math.isnan(number) else "inf"
+            return f"{'-' if number < 0 else ''}{dialect.numbers[name][dtype]}"
         plain = number.hex() if number != int(number) or abs(number) > 1e6 else f"{number:.1f}"
         return f"{plain}{suffix}"
     number = int(value)  # type: ignore[call-overload]

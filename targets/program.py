@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import numpy.typing as npt
 from attrs import define, field, frozen
 
+from ..fuse.fuse_ops import RESHAPE_ONLY
 from ..ir.deferred import Deferred, force
 from ..ir.errors import FusewireError
 from ..ir.expr import Call, Constant, Expr, Function, If, Let, Tuple, TupleGetItem, Var
@@ -84,6 +85,7 @@ class Program:
         steps: what runs, in order.
         function: the fused function that it was made from.
         types: the type of each parameter, by name.
+        views: slots that are the memory of another slot under another shape, with that slot (which is no view).
     """
 
     slots: tuple[TensorType, ...]
@@ -93,11 +95,22 @@ class Program:
     steps: tuple[Step, ...]
     _function: Function | Deferred[Function]
     types: dict[str, Type] = field(factory=dict)
+    views: dict[int, int] = field(factory=dict)
 
     @property
     def function(self) -> Function:
         """The fused function that it was made from."""
         return force(self._function)
+
+    def root(self, slot: int) -> int:
+        """The slot whose memory this one is: itself, unless it is a view."""
+        return self.views.get(slot, slot)
+
+    @property
+    def fixed(self) -> set[int]:
+        """The slots (no views) whose memory is not planned: inputs, constants and results."""
+        given = {slot for slots in self.inputs.values() for slot in slots}
+        return given | self.constants.keys() | {self.root(slot) for slot in self.outputs}
 
     def leaf_steps(self) -> list[KernelStep | LibraryStep]:
         """Kernel and library steps, those of branches included."""
@@ -148,6 +161,7 @@ class _Maker:
     constants: dict[int, npt.NDArray[Any]] = field(factory=dict)
     names: dict[str, int] = field(factory=dict)
     constant_slots: dict[int, int] = field(factory=dict)
+    views: dict[int, int] = field(factory=dict)
 
     def make(self, function: Function) -> Program:
         scope = _Scope()
@@ -162,14 +176,15 @@ class _Maker:
         outputs: list[int] = []
         taken = {slot for slots in inputs.values() for slot in slots} | self.constants.keys()
         for slot in results:
-            if slot in taken:
+            if self.views.get(slot, slot) in taken:
                 (target,) = self.new([self.slots[slot]])
                 scope.steps.append(CopyStep(slot, target))
                 slot = target
-            taken.add(slot)
+            taken.add(self.views.get(slot, slot))
             outputs.append(slot)
         types = {param.name_hint: param.checked_type for param in function.params}
-        return Program(tuple(self.slots), inputs, self.constants, tuple(outputs), tuple(scope.steps), function, types)
+        steps = tuple(scope.steps)
+        return Program(tuple(self.slots), inputs, self.constants, tuple(outputs), steps, function, types, self.views)
 
     def new(self, types: Sequence[TensorType]) -> tuple[int, ...]:
         for type_ in types:
@@ -230,6 +245,9 @@ class _Maker:
         inputs = tuple(slot for arg in node.args for slot in scope.find(arg) or ())
         outputs = self.new(tensors_of(node.checked_type))
         function = node.op if isinstance(node.op, Function) else as_group(node)
+        if RESHAPE_ONLY in function.attrs and len(inputs) == len(outputs) == 1:
+            self.views[outputs[0]] = self.views.get(inputs[0], inputs[0])
+            return outputs
         if "Composite" in function.attrs:
             name = self.unique(f"{self.prefix}_{identifier(str(function.attrs['Composite']))}")
             scope.steps.append(LibraryStep(name, function, inputs, outputs))

@@ -88,7 +88,7 @@ class _Verifier:
             raise VerifyError(f"store to {stmt.buffer.name}{list(stmt.buffer.shape)}[{where}] may be out of bounds")
 
     def use(self, buffer: Buffer) -> None:
-        if buffer not in self.known:
+        if (buffer.source or buffer) not in self.known:
             raise VerifyError(f"uses {buffer.name} ({buffer.scope}) before it is allocated")
 
     def value(self, root: Scalar, guarded: bool) -> None:

@@ -18,6 +18,7 @@ class Rewriter:
         bind: what each variable becomes.
         buffers: which buffers are replaced by which.
         load: called with each rebuilt load; gives the value to put in its place, or None to keep it.
+        known: what nodes become, by identity of the old node.
     """
 
     def __init__(
@@ -25,11 +26,12 @@ class Rewriter:
         bind: Mapping[IndexVar, Dim],
         buffers: Mapping[Buffer, Buffer] | None = None,
         load: Callable[[Load], Value | None] | None = None,
+        known: Mapping[int, Scalar] | None = None,
     ) -> None:
         self.bind = bind
         self.buffers = dict(buffers or {})
         self.load = load
-        self._memo: dict[int, tuple[Scalar, Scalar]] = {}
+        self._memo: dict[int, tuple[Scalar, Scalar]] = {key: (new, new) for key, new in (known or {}).items()}
 
     def index(self, index: Index) -> Index:
         """An index expression."""
@@ -65,7 +67,9 @@ class Rewriter:
             case Index():
                 return self.index(node)
             case Load(buffer=buffer, index=index, lanes=lanes):
-                load = Load(self.buffers.get(buffer, buffer), tuple(self.index(i) for i in index), lanes)
+                places, other = tuple(self.index(i) for i in index), self.buffers.get(buffer, buffer)
+                same = other is buffer and all(a is b for a, b in zip(places, index, strict=True))
+                load = node if same else Load(other, places, lanes)
                 return (self.load(load) if self.load else None) or load
             case Apply(fn=fn, args=args):
                 parts = [self._memo[id(a)][1] for a in args]
@@ -94,8 +98,8 @@ class Rewriter:
                     return self.stmts(then if test.value else orelse)
                 assert isinstance(test, Value)
                 return (If(test, self.stmts(then), self.stmts(orelse)),)
-            case Prefetch(buffer=buffer, index=index):
-                return (Prefetch(self.buffers.get(buffer, buffer), tuple(self.index(i) for i in index)),)
+            case Prefetch(buffer=buffer, index=index, level=level):
+                return (Prefetch(self.buffers.get(buffer, buffer), tuple(self.index(i) for i in index), level),)
         return (stmt,)
 
 
@@ -105,7 +109,7 @@ def remake(node: Apply, fn: str, parts: Sequence[Scalar]) -> Value:
         return select(*parts)
     if fn == "cast":
         return cast(parts[0], node.dtype)
-    if fn in ("bitcast", "splat"):
+    if fn in ("bitcast", "splat", "dot2", "pair"):
         return Apply(fn, tuple(parts), node.dtype, node.lanes)
     return apply(fn, *parts)
 

@@ -57,6 +57,13 @@ def _positive(raw: object) -> int:
     raise ValueError("a whole number of at least 1")
 
 
+def _switch(raw: object) -> int | None:
+    """0, or None for 1, which is the same as not given."""
+    if str(raw) in ("0", "1") and not isinstance(raw, bool):
+        return None if int(str(raw)) else 0
+    raise ValueError("0 or 1")
+
+
 def _matching(pattern: str, expected: str) -> Callable[[object], str]:
     """A reader of one word that must match `pattern` as a whole; `expected` describes it in errors."""
 
@@ -73,6 +80,21 @@ def _one_of(*allowed: str) -> Callable[[object], str]:
     return _matching("|".join(map(re.escape, allowed)), "one of " + ", ".join(allowed))
 
 
+def _flag(raw: object) -> bool:
+    """Whether a flag is on: it stands there alone, or with a truth value."""
+    if isinstance(raw, bool):
+        return raw
+    if raw in ("0", "1", "false", "true"):
+        return raw in ("1", "true")
+    raise ValueError("nothing, or true or false")
+
+
+def _precision(*allowed: str) -> Callable[[object], str]:
+    """A reader of a floating type out of `allowed`; fp16 and the like are other names."""
+    read, short = _one_of(*allowed), {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+    return lambda raw: read(short.get(raw, raw) if isinstance(raw, str) else raw)
+
+
 _word = _matching(r"\S(.*\S)?", "a name")
 
 
@@ -83,6 +105,11 @@ class Option:
     name: str
     read: Callable[[object], Any]
     default: Any = None
+
+    @property
+    def is_flag(self) -> bool:
+        """Whether it is on by standing there, without a value."""
+        return self.read is _flag
 
     @property
     def attribute(self) -> str:
@@ -107,13 +134,19 @@ class Kind:
 
 
 def _kind(name: str, keys: tuple[str, ...], *options: Option, **more: Any) -> Kind:
-    common = (Option("keys", _names, keys), Option("device", _word), Option("libs", _libraries, ()))
+    common = (
+        Option("keys", _names, keys),
+        Option("device", _word),
+        Option("libs", _libraries, ()),
+        Option("postops", _switch),
+        Option("strict", _flag, False),
+    )
     # The canonical order is TVM's: -keys first, the rest by name.
     rest = sorted((*common[1:], *options), key=lambda option: option.name)
     return Kind(name, (common[0], *rest), **more)
 
 
-# -precision is the lowest precision in which a float32 operator may multiply; left out, it is float32.
+# -precision is the lowest precision in which the factors of a float32 product may be; left out, it is float32.
 KINDS: Mapping[str, Kind] = {
     kind.name: kind
     for kind in (
@@ -124,14 +157,14 @@ KINDS: Mapping[str, Kind] = {
             Option("mcpu", _matching(r"[\w.+\-]+", "the name of a processor, such as haswell")),
             Option("mtriple", _matching(r"\w[\w.]*(-[\w.]+)*", "a machine, such as aarch64-linux-gnu")),
             Option("num-cores", _positive),
-            Option("precision", _one_of("float32", "bfloat16")),
+            Option("precision", _precision("float32", "bfloat16", "float16")),
             aliases=("llvm", "c"),
         ),
         _kind(
             "opencl",
             ("opencl", "gpu"),
             Option("max_num_threads", _positive, 256),
-            Option("precision", _one_of("float32", "float16")),
+            Option("precision", _precision("float32", "float16")),
             Option("thread_warp_size", _positive, 1),
         ),
         _kind(
@@ -139,7 +172,7 @@ KINDS: Mapping[str, Kind] = {
             ("cuda", "gpu"),
             Option("arch", _matching(r"sm_\d+[a-z]?", "an architecture such as sm_75 or sm_90a")),
             Option("max_num_threads", _positive, 1024),
-            Option("precision", _one_of("float32", "tf32", "float16", "bfloat16")),
+            Option("precision", _precision("float32", "tf32", "float16", "bfloat16")),
             Option("thread_warp_size", _positive, 32),
         ),
         _kind(
@@ -147,7 +180,7 @@ KINDS: Mapping[str, Kind] = {
             ("rocm", "gpu"),
             Option("arch", _matching(r"gfx[0-9a-f]+", "an architecture such as gfx90a")),
             Option("max_num_threads", _positive, 256),
-            Option("precision", _one_of("float32", "float16", "bfloat16")),
+            Option("precision", _precision("float32", "float16", "bfloat16")),
             Option("thread_warp_size", _positive, 64),
             spellings={"mcpu": "arch"},  # TVM's name for it
         ),
@@ -213,9 +246,12 @@ class Target:
         mcpu: the processor to compile for; None is the host's, or the least of those that `mtriple` may mean.
         mtriple: the machine to compile for, such as `aarch64-linux-gnu`; None leaves it to `mcpu`.
         num_cores: threads to use; None leaves it to the executor.
-        precision: the lowest precision in which a float32 operator may multiply; None is float32.
+        postops: 0 if libraries may not absorb what follows an operator; None if they may.
+        precision: the lowest precision in which the factors of a float32 product may be; None is float32. Sums are
+            float32 in any case (see `fw.transform.ToMixedPrecision`).
         max_num_threads: threads in one work-group at most.
         thread_warp_size: threads that run in lockstep.
+        strict: whether an operator that would run elsewhere than `libs` asks is an error (see `fuse/strict.py`).
 
     Raises:
         TargetError: unknown kind, key, library or value, or a string that is not `kind -key=value ...`.
@@ -231,9 +267,11 @@ class Target:
     mcpu: str | None = None
     mtriple: str | None = None
     num_cores: int | None = None
+    postops: int | None = None
     precision: str | None = None
     max_num_threads: int | None = None
     thread_warp_size: int | None = None
+    strict: bool = False
     _text: str = field(default="", eq=False)
 
     def __init__(self, spec: "str | Mapping[str, object] | Target") -> None:
@@ -266,6 +304,11 @@ class Target:
         """The libraries that may take part, by falling preference; for `-libs=auto`, all that are known just now."""
         if self._libs == ("auto",):
             return known_libraries(self.kind)
+        return self.libs_named
+
+    @property
+    def libs_named(self) -> tuple[str, ...]:
+        """The libraries that the target itself names; none for `-libs=auto` alone."""
         return self._libs[1:] if self.libs_auto else self._libs
 
     @property
@@ -278,7 +321,7 @@ class Target:
         values: dict[str, object] = {"kind": self.kind}
         for option in KINDS[self.kind].options:
             value = self._libs if option.name == "libs" else getattr(self, option.attribute)
-            if value not in (None, ()):
+            if value not in (None, ()) and value is not False:
                 values[option.name] = list(value) if isinstance(value, tuple) else value
         return values
 
@@ -297,15 +340,17 @@ def _split(text: str) -> tuple[Kind, dict[str, object]]:
         raise TargetError(f"target {text!r}: {error}") from None
     if not words or words[0].startswith("-"):
         raise TargetError(f"target {text!r}: expected 'kind -key=value ...'; known kinds: {_kind_list()}")
+    kind = _find_kind(words[0], text)
     given: dict[str, object] = {}
     for word in words[1:]:
-        match = re.fullmatch(r"--?([A-Za-z][\w-]*)=(.*)", word, re.DOTALL)
-        if match is None:
+        match = re.fullmatch(r"--?([A-Za-z][\w-]*)(?:=(.*))?", word, re.DOTALL)
+        option = kind.option(match[1]) if match else None
+        if match is None or (match[2] is None and not (option and option.is_flag)):
             raise TargetError(f"target {text!r}: expected -key=value, got {word!r}")
         if match[1] in given:
             raise TargetError(f"target {text!r}: key -{match[1]} is given twice")
-        given[match[1]] = match[2]
-    return _find_kind(words[0], text), given
+        given[match[1]] = True if match[2] is None else match[2]
+    return kind, given
 
 
 def _from_mapping(spec: Mapping[str, object]) -> tuple[Kind, dict[str, object]]:
@@ -368,7 +413,10 @@ def _print(kind: Kind, values: Mapping[str, Any]) -> str:
     words = [kind.name]
     for option in kind.options:
         value = values[option.attribute]
-        if value in (None, ()):
+        if value in (None, ()) or value is False:
+            continue
+        if option.is_flag:
+            words.append(f"-{option.name}")
             continue
         if option.name == "libs" and len(value) > 1 and value[0] == "auto":
             value = "auto:" + ",".join(value[1:])

@@ -3,9 +3,10 @@
 Code is written for one element. For a loop variable `v` of extent E this pass cuts the loop into chunks of L lanes and
 widens each statement: a load whose offset does not depend on v is read once, one with stride 1 becomes a vector load,
 register buffers that hold different values for different v become vector registers. What cannot be widened (a
-stride other than 1, a load whose guard differs between lanes, a conversion of the index itself, a 16-bit float) is run
-lane by lane: a whole loop of one statement stays as a serial loop, which the C compiler may still vectorise in its own
-ways; one statement among others reads the vector registers through a small scratch array. The reason is kept as a note.
+stride other than 1, a load whose guard differs between lanes, a conversion of the index itself, a float64 that becomes
+a 16-bit float) is run lane by lane: a whole loop of one statement stays as a serial loop, which the C compiler may
+still vectorise in its own ways; one statement among others reads the vector registers through a small scratch array.
+The reason is kept as a note.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from attrs import define, field
 
 from ..ir.index import Index, IndexVar, as_index
 from ..ir.loops import Alloc, For, If, Kernel, Prefetch, Stmt, Store
-from ..ir.scalar import Apply, Buffer, Load, Scalar, Value, compute_dtype, splat
+from ..ir.scalar import SMALL_FLOATS, Apply, Buffer, Const, Load, Scalar, Value, apply, cast, compute_dtype, splat
 from .prove import proven_inside
 from .rewrite import Rewriter, all_values, values_of, walk
 
@@ -120,8 +121,8 @@ class _Widener:
             case If(cond=cond, then=then, orelse=orelse):
                 test = self.uniform(cond)
                 return (If(test, self.block(then), self.block(orelse)),)
-            case Prefetch(buffer=buffer, index=index):
-                return (Prefetch(buffer, tuple(Rewriter({self.var: self.base}).index(i) for i in index)),)
+            case Prefetch(buffer=buffer, index=index, level=level):
+                return (Prefetch(buffer, tuple(Rewriter({self.var: self.base}).index(i) for i in index), level),)
             case Store():
                 self._memo.clear()
                 try:
@@ -142,8 +143,6 @@ class _Widener:
         offset = stmt.buffer.offset(stmt.index)
         if self.stride(offset) != 1:
             raise _CannotWiden(f"store to {stmt.buffer.name} with stride {self.stride(offset)}")
-        if stmt.buffer.dtype in ("float16", "bfloat16"):
-            raise _CannotWiden(f"store of {stmt.buffer.dtype}")
         index = tuple(Rewriter({self.var: self.base}).index(i) for i in stmt.index)
         return Store(stmt.buffer, index, splat(value, self.lanes))
 
@@ -165,7 +164,7 @@ class _Widener:
             return Load(copies[key], (as_index(lane),))
 
         if stmt.buffer in self.registers:
-            raise _CannotWiden(f"a value kept in {stmt.buffer.name} has no vector form")
+            raise _CannotWiden(f"a value kept in {stmt.buffer.name} has no vector form: {self.reasons[-1]}")
         body = Rewriter({self.var: self.base + as_index(lane)}, load=from_copy).stmt(stmt)
         if not spills:
             return (For(lane, self.lanes, body),)
@@ -210,16 +209,39 @@ class _Widener:
         match node:
             case Load(buffer=buffer, index=index):
                 return self.load(node, buffer, index)
-            case Apply(fn=fn, args=args):
+            case Apply(args=args):
                 if any(isinstance(a, Index) for a in args):
-                    if any(self.depends(a) for a in args):
-                        raise _CannotWiden(f"{fn} of the loop counter")
-                    return node
+                    return self.counters(node) if any(self.depends(a) for a in args) else node
                 parts = [self._memo[id(a)][1] for a in args]
                 if all(p.lanes == 1 for p in parts):
                     return node
                 return self.wide_apply(node, [p for p in parts if isinstance(p, Value)])
         return node
+
+    def counters(self, node: Apply) -> Value:
+        """A function of loop counters whose value differs between lanes."""
+        a = node.args[0]
+        if node.fn == "cast":
+            assert isinstance(a, Index)
+            return self.counted(a, node.dtype)
+        if len(node.args) != 2 or node.dtype != "bool":
+            raise _CannotWiden(f"{node.fn} of the loop counter")
+        b = node.args[1]
+        assert isinstance(a, Index) and isinstance(b, Index)
+        return Apply(node.fn, (self.counted(a - b, "int32"), Const(0, "int32", self.lanes)), "bool", self.lanes)
+
+    def counted(self, index: Index, dtype: str) -> Value:
+        """An index as a number in every lane."""
+        stride, (lo, hi) = self.stride(index), index.bounds
+        if stride is None or max(-lo, hi) >= 1 << 31 or dtype not in ("int32", "int64", "float32", "float64"):
+            raise _CannotWiden("a loop counter as a number")
+        whole = dtype if dtype.startswith("int") else "int32"
+        steps: Value = Apply("iota", (), whole, self.lanes)
+        if stride != 1:
+            steps = apply("mul", steps, Const(stride, whole, self.lanes))
+        start = Rewriter({self.var: self.base}).index(index)
+        total = apply("add", splat(cast(start, whole), self.lanes), steps)
+        return total if whole == dtype else Apply("cast", (total,), dtype, self.lanes)
 
     def load(self, node: Load, buffer: Buffer, index: tuple[Index, ...]) -> Value:
         if buffer in self.registers:
@@ -228,17 +250,28 @@ class _Widener:
         stride = self.stride(offset)
         if stride == 0:
             return node
-        if stride != 1:
+        if stride not in (1, 2, -1) or (stride == 2 and self.lanes < 4):
             raise _CannotWiden(f"load of {buffer.name} with stride {stride if stride else 'unknown'}")
-        if buffer.dtype in ("float16", "bfloat16"):
+        if stride != 1 and buffer.dtype in (*SMALL_FLOATS, "bool"):
             raise _CannotWiden(f"load of {buffer.dtype}")
-        return Load(buffer, tuple(Rewriter({self.var: self.base}).index(i) for i in index), self.lanes)
+        place = tuple(Rewriter({self.var: self.base}).index(i) for i in index)
+
+        def further(by: int) -> Load:
+            return Load(buffer, (*place[:-1], place[-1] + by), self.lanes)
+
+        if stride == 1:
+            return further(0)
+        if stride == -1:
+            back = further(1 - self.lanes)
+            return Apply("reverse", (back, back), buffer.dtype, self.lanes)
+        # The second vector begins one element early, so that no element behind the last one is read.
+        return Apply("every2", (further(0), further(self.lanes - 1)), buffer.dtype, self.lanes)
 
     def wide_apply(self, node: Apply, parts: list[Value]) -> Value:
-        if node.fn == "cast" and "float16" in (node.dtype, parts[0].dtype):
-            raise _CannotWiden("conversion of float16")
-        if "bfloat16" in (node.dtype, parts[0].dtype):
-            raise _CannotWiden("conversion of bfloat16")
+        if node.fn == "cast":
+            ends = {node.dtype, parts[0].dtype}
+            if not ends.isdisjoint(SMALL_FLOATS) and "float32" not in ends:  # by way of float32 it would round twice
+                raise _CannotWiden(f"conversion of {parts[0].dtype} to {node.dtype}")
         if node.fn == "select":
             unsafe = [v for v in all_values(list(node.args)) if isinstance(v, Load) and not proven_inside(v)]
             if unsafe and parts[0].lanes > 1:

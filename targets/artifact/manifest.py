@@ -12,7 +12,7 @@ from ..memory import Arena
 from ..program import Program
 
 FORMAT = "fusewire module"
-VERSION = 1
+VERSION = 3
 """Counts up with every change to what files hold; only files of this version are read."""
 
 MANIFEST, MANIFEST_HASH = "manifest.json", "manifest.sha256"

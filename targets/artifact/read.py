@@ -26,8 +26,8 @@ from ...ir.expr import Function
 from ...ir.types import TensorType, numpy_dtype
 from ..build import CompiledModule, make_runnable, params_of, threads_for
 from ..cpuinfo import cpu_features, isa_for, usable_cores
-from ..executor import Runnable
 from ..program import KernelStep, LibraryStep, Program, make_program
+from ..runnable import Runnable
 from ..target import Target
 from .container import ALIGN, read_archive
 from .convert import shown, structured, structurer

@@ -6,7 +6,7 @@ from attrs import frozen
 
 from ...fuse.library import Library, Rule
 from ...ir.errors import LibraryNotFound, TargetError
-from ..cpu import CpuCode
+from ..code import Code
 from ..explain import Choice, Report
 from ..libraries import find_library
 from ..program import KernelStep, LibraryStep, Program
@@ -35,7 +35,7 @@ class StoredReport(Report):
         found = [self._found(s)[0] for s in program.leaf_steps() if isinstance(s, LibraryStep)]
         return list({library.name: library for library in found}.values())
 
-    def choice(self, step: KernelStep | LibraryStep, code: CpuCode) -> Choice:
+    def choice(self, step: KernelStep | LibraryStep, code: Code) -> Choice:
         """All that is known of how a step was decided; of kernels that were made again here, as it was done here."""
         stored = self.choices.get(step.name)
         if stored is None:  # made anew by a version that gives other names

@@ -6,13 +6,13 @@ do not overlap in the arena, and lie in it; the code is that of the steps.
 
 import heapq
 from bisect import bisect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ...ir.errors import ArtifactError
 from ...ir.index import INF
 from ...ir.types import TensorType, tensors_of
 from ..cpu import CpuCode, fingerprint, segments_of
-from ..memory import ALIGN, Arena, lifetimes
+from ..memory import ALIGN, Arena, blocks, lifetimes
 from ..program import BranchStep, CopyStep, KernelStep, LibraryStep, Program, Step
 from .convert import shown
 from .manifest import Stored
@@ -60,7 +60,9 @@ def _check_tensors(program: Program) -> None:
     fixed = [*given, *program.constants]
     _check_slots(program, [*fixed, *program.outputs], "the program")
     _check(len(set(fixed)) == len(fixed), "a slot is used for two inputs or constants")
-    _check(len({*fixed, *program.outputs}) == len(fixed) + len(program.outputs), "an output is not a slot of its own")
+    _check_views(program, fixed)
+    roots = [program.root(slot) for slot in program.outputs]
+    _check(len({*fixed, *roots}) == len(fixed) + len(roots), "an output is not a slot of its own")
     for slot, array in program.constants.items():
         held, wanted = TensorType(array.shape, array.dtype.name), program.slots[slot]
         _check(held == wanted, f"the constant in slot {slot} is {held}, expected {wanted}")
@@ -68,6 +70,16 @@ def _check_tensors(program: Program) -> None:
     for name, declared in program.types.items():
         fitting = tensors_of(declared) == [program.slots[slot] for slot in program.inputs[name]]
         _check(fitting, f"input {shown(name)} is {declared}, but its slots are of other types")
+
+
+def _check_views(program: Program, fixed: Sequence[int]) -> None:
+    """Views show slots that are none, as many bytes of the same kind."""
+    _check_slots(program, [*program.views, *program.views.values()], "a view")
+    _check(not program.views.keys() & set(fixed), "a view is an input or a constant")
+    for view, shown_slot in program.views.items():
+        _check(shown_slot not in program.views, f"slot {view} is a view of a view")
+        own, other = program.slots[view], program.slots[shown_slot]
+        _check(own.nbytes == other.nbytes and own.dtype == other.dtype, f"a view shows {other} as {own}")
 
 
 def _check_slots(program: Program, slots: Iterable[int], where: str) -> None:
@@ -78,7 +90,7 @@ def _check_slots(program: Program, slots: Iterable[int], where: str) -> None:
 def _check_steps(program: Program) -> None:
     have = {slot for slots in program.inputs.values() for slot in slots} | program.constants.keys()
     _flow(program, program.steps, have)
-    missing = set(program.outputs) - have
+    missing = {program.root(slot) for slot in program.outputs} - have
     _check(not missing, f"no step writes the output in slot {min(missing, default=0)}")
 
 
@@ -116,12 +128,13 @@ def _flow(program: Program, steps: Sequence[Step], have: set[int]) -> set[int]:
 def _read(program: Program, slots: Sequence[int], have: set[int], who: str) -> None:
     _check_slots(program, slots, who)
     for slot in slots:
-        _check(slot in have, f"{who} reads slot {slot} before anything is written there")
+        _check(program.root(slot) in have, f"{who} reads slot {slot} before anything is written there")
 
 
 def _write(program: Program, slots: Sequence[int], have: set[int], who: str) -> None:
     _check_slots(program, slots, who)
     for slot in slots:
+        _check(slot not in program.views, f"{who} writes slot {slot}, which is a view")
         _check(slot not in have, f"{who} writes slot {slot}, which is written already")
     _check(len(set(slots)) == len(slots), f"{who} writes a slot twice")
 
@@ -130,15 +143,19 @@ def _check_arena(program: Program, arena: Arena) -> None:
     """Intermediate tensors have places in the arena that do not overlap while they are alive."""
     alive = lifetimes(program)
     _check(arena.offsets.keys() == alive.keys(), "the arena does not hold just the intermediate tensors")
-    ends = {slot: at + max(program.slots[slot].nbytes, 1) for slot, at in arena.offsets.items()}
+    _check_shared(program, arena, alive)
+    found, leader = blocks(program, arena.shared)
     for slot, at in arena.offsets.items():
         _check(at >= 0 and at % ALIGN == 0, f"slot {slot} is at byte {at} of the arena")
-        _check(ends[slot] <= arena.size, f"slot {slot} ends at byte {ends[slot]} of an arena of {arena.size}")
+        end = at + max(program.slots[slot].nbytes, 1)
+        _check(end <= arena.size, f"slot {slot} ends at byte {end} of an arena of {arena.size}")
+        _check(at == arena.offsets[leader[slot]], f"slot {slot} is not where the slot is that it takes over")
+    ends = {slot: arena.offsets[slot] + max(program.slots[slot].nbytes, 1) for slot in found}
     _check(0 <= arena.size < max(ends.values(), default=1 - ALIGN) + ALIGN, f"the arena has {arena.size} bytes")
     busy: list[tuple[int, int]] = []  # slots alive by offset
     leaving: list[tuple[int, int]] = []  # and by their last step
-    for slot in sorted(alive, key=lambda slot: alive[slot]):
-        first, last = alive[slot]
+    for slot in sorted(found, key=lambda slot: (found[slot].first, found[slot].last)):
+        first, last = found[slot].first, found[slot].last
         while leaving and leaving[0][0] < first:
             _, gone = heapq.heappop(leaving)
             del busy[bisect(busy, (arena.offsets[gone], gone)) - 1]
@@ -149,6 +166,18 @@ def _check_arena(program: Program, arena: Arena) -> None:
             _check(apart, f"slots {min(slot, other)} and {max(slot, other)} overlap in the arena")
         busy.insert(place, entry)
         heapq.heappush(leaving, (last, slot))
+
+
+def _check_shared(program: Program, arena: Arena, alive: Mapping[int, tuple[int, int]]) -> None:
+    """A tensor takes over the memory of one that its own step reads last."""
+    _check(len(set(arena.shared.values())) == len(arena.shared), "two slots take over the same memory")
+    for slot, other in arena.shared.items():
+        _check({slot, other} <= alive.keys(), f"slot {slot} takes over memory that is not in the arena")
+        step = program.steps[alive[slot][0]]
+        written = isinstance(step, KernelStep) and slot in step.outputs and slot != other
+        dies = alive[other][1] == alive[slot][0] and alive[other][0] < alive[slot][0]
+        same = program.slots[slot].nbytes == program.slots[other].nbytes
+        _check(written and dies and same, f"slot {slot} cannot take over the memory of slot {other}")
 
 
 def _check_code(program: Program, code: CpuCode) -> None:

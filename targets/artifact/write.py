@@ -16,7 +16,7 @@ import numpy.typing as npt
 from attrs import define, field
 
 from ...ir.errors import ArtifactError, CompileError
-from ..cpu import Objects
+from ..cpu import CpuCode, Objects
 from ..cpuinfo import cpu_features
 from .container import write_archive
 from .convert import unstructurer
@@ -61,6 +61,8 @@ def save(lib: "CompiledModule", path: str | os.PathLike[str]) -> None:
 
 
 def _stored(lib: "CompiledModule") -> Stored:
+    if not isinstance(lib.runnable.code, CpuCode):
+        raise ArtifactError(f"a module for target '{lib.target}' cannot be saved yet; only those for cpu can")
     code = attrs.evolve(lib.code, objects=_objects(lib)) if lib.code.files else lib.code
     before, after = module_to_text(lib.ir_mod), module_to_text(lib.fused_mod)
     choices = lib.explain().choices

@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 from attrs import frozen
 
-from ..executor import Runnable
+from ..cpu import CpuCode, cpu_code
 from ..memory import ALIGN
 from ..program import BranchStep, CopyStep, KernelStep, Program, Step, flatten
+from ..runnable import Runnable
 from .interface import Interface
 
 
@@ -45,17 +46,26 @@ class Weights:
         return digest.hexdigest()
 
 
+def code_of(runnable: Runnable) -> CpuCode:
+    """The code of a program, which is for `cpu`.
+
+    Raises:
+        FusewireError: it is for another target.
+    """
+    return cpu_code(runnable.code, "export as a C project")
+
+
 def lay_out(runnable: Runnable) -> Weights:
     """The constants that some step reads (not those that only served to make packed ones), placed."""
     program, used = runnable.program, set[int]()
     for step in flatten(program.steps):
         match step:
             case KernelStep():
-                used.update(runnable.code.of(step).inputs)
+                used.update(program.root(slot) for slot in runnable.code.of(step).inputs)
             case CopyStep(source=source):
-                used.add(source)
+                used.add(program.root(source))
             case BranchStep(cond=cond):
-                used.add(cond)
+                used.add(program.root(cond))
     known = {**program.constants, **runnable.code.packed}
     arrays = {slot: array for slot, array in known.items() if slot in used and array.nbytes}
     offsets: dict[int, int] = {}
@@ -72,12 +82,13 @@ def table(runnable: Runnable, weights: Weights, name: str) -> str:
     constants = {**runnable.program.constants, **runnable.code.packed}
     places |= {slot: "arena" for slot, array in constants.items() if not array.nbytes}
     places |= {slot: f"(void *)({name}_weights + {offset})" for slot, offset in weights.offsets.items()}
+    places |= {view: places[shown] for view, shown in runnable.program.views.items() if shown in places}
     return "".join(f"    [{slot}] = {place},\n" for slot, place in sorted(places.items()))
 
 
 def steps_text(runnable: Runnable) -> str:
     """The steps as C statements: a call for each run of kernels, memcpy for copies, if for branches."""
-    firsts = {id(run[0]): k for k, run in enumerate(runnable.code.segments)}
+    firsts = {id(run[0]): k for k, run in enumerate(code_of(runnable).segments)}
     return "".join(f"  {line}\n" for line in _statements(runnable.program, runnable.program.steps, firsts))
 
 

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...ir.errors import FusewireError
-from ..executor import Runnable
 from ..program import LibraryStep
+from ..runnable import Runnable
 from ..target import Target
 from .project import MANIFEST, Project, make_project
 

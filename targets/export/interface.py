@@ -8,8 +8,8 @@ from attrs import frozen
 
 from ...ir.types import TensorType, TupleType, numpy_dtype
 from ..dialects import C
-from ..executor import Runnable
 from ..program import identifier
+from ..runnable import Runnable
 
 _AS_BITS = {"bool": "uint8_t", "float16": "uint16_t", "bfloat16": "uint16_t"}
 

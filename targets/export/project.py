@@ -10,12 +10,13 @@ from attrs import frozen
 
 from ..cpu import CALL_STRUCT
 from ..cpuinfo import Isa
-from ..executor import Runnable
 from ..memory import ALIGN
+from ..program import Program
+from ..runnable import Runnable
 from ..target import Target
 from ..team import RUNTIME, SPIN_NS, TEAM_HEADER
 from ..toolchain import DEFAULT_FLAGS, family_flags, spelled_for
-from .driver import Weights, checks_text, lay_out, steps_text, table
+from .driver import Weights, checks_text, code_of, lay_out, steps_text, table
 from .interface import Interface, Port, interface
 
 MANIFEST = "fusewire-export.json"
@@ -55,7 +56,7 @@ class Project:
 def make_project(runnable: Runnable, target: Target, mod_name: str) -> Project:
     """The files that make a C project of a program; library steps must not be among its steps."""
     face, weights = interface(runnable, mod_name), lay_out(runnable)
-    code = {f"src/code_{name}.c": _in_project(text) for name, text in runnable.code.files}
+    code = {f"src/code_{name}.c": _in_project(text) for name, text in code_of(runnable).files}
     code["src/runtime.c"] = _runtime(face)
     values = _values(runnable, target, face, weights, code)
     if weights.size:
@@ -94,10 +95,10 @@ def _values(
     runnable: Runnable, target: Target, face: Interface, weights: Weights, code: Mapping[str, str]
 ) -> dict[str, str]:
     """What the marks of the templates stand for."""
-    thread, team = runnable.code.thread_bytes, runnable.code.team_bytes
+    thread, team = code_of(runnable).thread_bytes, code_of(runnable).team_bytes
     arena, slots = runnable.arena.size, len(runnable.program.slots) + len(runnable.code.packed)
     regions = [f"void fw_segment_{k}(void *arg, int tid, int nthreads, fw_team *team);\n"
-               for k in range(len(runnable.code.segments))]  # fmt: skip
+               for k in range(len(code_of(runnable).segments))]  # fmt: skip
     names = sorted({name for text in code.values() for name in _EXTERNAL.findall(text)})
     return {
         **_numbers(runnable, weights),
@@ -120,13 +121,20 @@ def _values(
         "TABLE": table(runnable, weights, face.name) or "    NULL,\n",
         "REGIONS": "".join(regions),
         "CHECK": checks_text(face),
-        "SET": "".join(f"  set({port.slot}, {port.name});\n" for port in face.ports),
+        "SET": "".join(_set(runnable.program, port) for port in face.ports),
         "STEPS": steps_text(runnable),
     }
 
 
+def _set(program: Program, port: Port) -> str:
+    """Statements that tell where a tensor of the caller is, to all slots that are its memory."""
+    root = program.root(port.slot)
+    slots = [root, *(view for view, shown in program.views.items() if shown == root)]
+    return "".join(f"  set({slot}, {port.name});\n" for slot in slots)
+
+
 def _numbers(runnable: Runnable, weights: Weights) -> dict[str, str]:
-    scratch = runnable.code.thread_bytes * runnable.threads + runnable.code.team_bytes
+    scratch = code_of(runnable).thread_bytes * runnable.threads + code_of(runnable).team_bytes
     numbers = {
         "ALIGN": ALIGN,
         "SPIN_NS": SPIN_NS,

@@ -1,0 +1,50 @@
+"""What runs a program on a device: the part of a module that differs from target to target.
+
+`GraphModule` has one for each module; targets/backends.py knows which target has which.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy.typing as npt
+
+from .program import Step
+
+Array = npt.NDArray[Any]
+Action = Callable[[], None]
+
+
+class Engine(Protocol):
+    """Memory for the tensors of a program, and steps as functions to call."""
+
+    def takes(self, value: Any) -> bool:
+        """Whether `write` and `share` take an array of another kind than NumPy's, with a shape and a dtype."""
+        ...
+
+    def write(self, slot: int, array: Any) -> None:
+        """Copy an array of the right shape and dtype into an input."""
+        ...
+
+    def share(self, slot: int, array: Any) -> None:
+        """Let an input be an array, which stays unchanged while the program runs; copy it where that cannot be."""
+        ...
+
+    def read(self, slot: int) -> Array:
+        """A tensor as it is just now: where it lies, or a copy where this process cannot see it."""
+        ...
+
+    def compile(self, steps: Sequence[Step]) -> list[Action]:
+        """Steps as functions to call one after the other."""
+        ...
+
+    def action(self, step: Step) -> Action:
+        """One step; when it returns the results are there."""
+        ...
+
+    def seconds(self, step: Step, repeat: int) -> float:
+        """How long one step takes: the median of `repeat` times."""
+        ...
+
+    def wait(self) -> None:
+        """Wait until all that was called is done."""
+        ...

@@ -1,0 +1,1 @@
+"""The `opencl` target: devices, programs, and modules whose steps are launches."""

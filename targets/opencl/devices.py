@@ -1,0 +1,186 @@
+"""Finding OpenCL devices: those of the system's drivers, and Intel's CPU runtime where pip has installed it.
+
+pip's `intel-opencl-rt` is known to no loader: its .icd file names a folder that is not there. A loader looks into one
+folder only, once, so a temporary one is made with links to the system's .icd files and one for Intel's library.
+"""
+
+import importlib
+import os
+import tempfile
+import threading
+import warnings
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from attrs import field, frozen
+
+from ...ir.errors import DeviceNotFound
+
+INSTALL = "pip install 'fusewire[opencl]'"
+VENDORS = "OCL_ICD_VENDORS"
+SYSTEM = "/etc/OpenCL/vendors"
+TYPES = ("gpu", "accelerator", "cpu", "custom")
+"""Kinds of devices, the preferred ones first."""
+
+_lock = threading.Lock()
+
+
+@frozen
+class OpenclDevice:
+    """One device, with what the rest of the house wants to know of it.
+
+    Attributes:
+        index: its number among all devices.
+        name, platform: what it, and the driver that brings it, call themselves.
+        type: "cpu", "gpu", "accelerator" or "custom".
+        version, driver: of OpenCL, and of the driver.
+        compute_units: processors that run work-groups.
+        max_group: work-items in a work-group at most.
+        align: at which bytes a part of a buffer may start.
+        unified: whether it works in the memory of the host.
+        extensions: what it can do beyond the standard.
+        raw: pyopencl's device.
+    """
+
+    index: int
+    name: str
+    platform: str
+    type: str
+    version: str
+    driver: str
+    compute_units: int
+    max_group: int
+    align: int
+    unified: bool
+    extensions: tuple[str, ...]
+    raw: Any = field(eq=False, repr=False)
+
+    @property
+    def identity(self) -> str:
+        """Device and driver: what was measured or compiled for one of them is for no other."""
+        return f"{self.platform} / {self.name} / {self.version} / {self.driver}"
+
+    def __str__(self) -> str:
+        return f"{self.index}: {self.name} ({self.type}, {self.platform})"
+
+
+def intel_runtime() -> Path | None:
+    """The library of Intel's CPU runtime, if pip has installed it."""
+    try:
+        files = metadata.files("intel-opencl-rt") or []
+    except metadata.PackageNotFoundError:
+        return None
+    found = [Path(str(file.locate())).resolve() for file in files if file.name == "libintelocl.so"]
+    return next((path for path in found if path.exists()), None)
+
+
+@lru_cache(maxsize=1)
+def pyopencl() -> Any:
+    """The module pyopencl, with all drivers found.
+
+    Raises:
+        DeviceNotFound: it is not installed; the message says what installs it.
+    """
+    with _lock:
+        try:
+            cl = importlib.import_module("pyopencl")
+        except ImportError as error:
+            raise DeviceNotFound(f"OpenCL needs the package pyopencl ({error}): {INSTALL}") from None
+        # pyopencl warns whenever a compiler said anything, and some say "succeeded". Errors are errors all the same.
+        warnings.filterwarnings("ignore", category=cl.CompilerWarning)
+        own = intel_runtime()
+        if VENDORS in os.environ or own is None:
+            _platforms(cl)
+            return cl
+        with tempfile.TemporaryDirectory(prefix="fusewire-opencl-") as folder:
+            _fill(Path(folder), own)
+            os.environ[VENDORS] = folder
+            try:
+                _platforms(cl)  # the loader reads the folder now, and never again
+            finally:
+                del os.environ[VENDORS]
+        return cl
+
+
+def _fill(folder: Path, own: Path) -> None:
+    """Links to the system's .icd files, and one file for Intel's library unless the system has it, too."""
+    known = False
+    for path in sorted(Path(SYSTEM).glob("*.icd")):
+        try:
+            known = known or "intelocl" in path.read_text(errors="replace")
+        except OSError:
+            continue
+        (folder / path.name).symlink_to(path)
+    if not known:
+        (folder / "fusewire-intel.icd").write_text(str(own))
+
+
+def _platforms(cl: Any) -> list[Any]:
+    try:
+        return list(cl.get_platforms())
+    except cl.Error:  # the loader's way to say that there is none
+        return []
+
+
+@lru_cache(maxsize=1)
+def all_devices() -> tuple[OpenclDevice, ...]:
+    """All devices: GPUs first, CPUs last, and of those Intel's runtime before others (it starts kernels faster).
+
+    Raises:
+        DeviceNotFound: pyopencl is not installed.
+    """
+    cl = pyopencl()
+    found = []
+    for platform in _platforms(cl):
+        try:
+            found += [(platform, device) for device in platform.get_devices()]
+        except cl.Error:  # a driver without devices
+            continue
+    found.sort(key=lambda pair: (TYPES.index(_type(cl, pair[1])), "intel" not in pair[0].name.lower()))
+    return tuple(_device(cl, k, platform, raw) for k, (platform, raw) in enumerate(found))
+
+
+def _type(cl: Any, raw: Any) -> str:
+    return next((name for name in TYPES if raw.type & getattr(cl.device_type, name.upper(), 0)), "custom")
+
+
+def _device(cl: Any, index: int, platform: Any, raw: Any) -> OpenclDevice:
+    kind = _type(cl, raw)
+    return OpenclDevice(
+        index, raw.name.strip(), platform.name.strip(), kind, raw.version.strip(), raw.driver_version.strip(),
+        raw.max_compute_units, raw.max_work_group_size, max(raw.mem_base_addr_align // 8, 1),
+        bool(raw.host_unified_memory), tuple(sorted(raw.extensions.split())), raw,
+    )  # fmt: skip
+
+
+def select(wanted: str | None, devices: Sequence[OpenclDevice]) -> list[OpenclDevice]:
+    """The devices that `-device=` means: a number, a type, or words out of its name, platform or versions."""
+    if wanted is None:
+        return list(devices)
+    text = wanted.lower()
+    if text.isdigit():
+        return [d for d in devices if d.index == int(text)]
+    if text in TYPES:
+        return [d for d in devices if d.type == text]
+    return [d for d in devices if text in d.identity.lower()]
+
+
+def find(wanted: str | None = None, index: int = 0) -> OpenclDevice:
+    """The device number `index` among those that `-device=` means.
+
+    Raises:
+        DeviceNotFound: there is none; the message lists those there are, or says what to install.
+    """
+    devices = all_devices()
+    if not devices:
+        raise DeviceNotFound(f"there is no OpenCL device: install your GPU's driver, or a runtime for CPUs: {INSTALL}")
+    found = select(wanted, devices)
+    if index >= len(found):
+        listed = "; ".join(map(str, devices))
+        asked = f"-device={wanted}" if wanted is not None else "opencl"
+        count = f"means {len(found)} devices, and number {index} was asked for" if found else "is not there"
+        raise DeviceNotFound(f"{asked} {count}; there are {listed}")
+    return found[index]

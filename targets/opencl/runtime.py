@@ -1,0 +1,130 @@
+"""A device at work: its context and queue, its programs, compiled or from the cache, and its errors in words."""
+
+import contextlib
+import hashlib
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any
+
+from attrs import define, field
+
+from ...ir.errors import CompileError, DeviceError
+from ..cpuinfo import usable_cores
+from ..objcache import ObjectCache
+from ..toolchain import cache_dir, cache_limit
+from .devices import OpenclDevice, all_devices, pyopencl
+
+_log = logging.getLogger("fusewire")
+
+OPTIONS = ("-cl-std=CL1.2",)
+
+WORDS = {
+    "MEM_OBJECT_ALLOCATION_FAILURE": "the device has not enough memory",
+    "OUT_OF_RESOURCES": "the device ran out of resources (memory, registers, or a kernel that was stopped)",
+    "OUT_OF_HOST_MEMORY": "this process ran out of memory",
+    "INVALID_BUFFER_SIZE": "the buffer is larger than the device allows",
+    "INVALID_WORK_GROUP_SIZE": "the work-group does not fit the device or the kernel",
+    "INVALID_WORK_ITEM_SIZE": "the work-group is larger than the device allows",
+    "INVALID_KERNEL_ARGS": "an argument of the kernel was not set",
+    "BUILD_PROGRAM_FAILURE": "the driver's compiler refused the program",
+    "DEVICE_NOT_AVAILABLE": "the device is not available",
+    "COMPILER_NOT_AVAILABLE": "the driver has no compiler",
+}
+
+
+@contextlib.contextmanager
+def told(what: str, device: OpenclDevice) -> Iterator[None]:
+    """Turn an OpenCL status into an error in words, with what was being done.
+
+    Raises:
+        DeviceError: in place of any error of OpenCL.
+    """
+    cl = pyopencl()
+    try:
+        yield
+    except cl.Error as error:
+        code = getattr(error, "code", None)
+        name = cl.status_code.to_string(code, "status %d") if isinstance(code, int) else type(error).__name__
+        call = f"{error.routine} " if getattr(error, "routine", None) else ""
+        why = WORDS.get(name, "")
+        detail = f"{call}gave {name}" + (f": {why}" if why else "")
+        raise DeviceError(f"{what} on {device.name} ({device.platform}): {detail}") from error
+
+
+@define(eq=False)
+class Session:
+    """A device with a context and a queue of its own; modules on one device share it."""
+
+    device: OpenclDevice
+    context: Any = field(init=False)
+    queue: Any = field(init=False)
+    _timed: Any = field(default=None, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        cl = pyopencl()
+        with told("opening a queue", self.device):
+            self.context = cl.Context([self.device.raw])
+            self.queue = cl.CommandQueue(self.context)
+
+    def timed_queue(self) -> Any:
+        """A queue whose events tell when kernels ran."""
+        if self._timed is None:
+            cl = pyopencl()
+            with told("opening a queue", self.device):
+                properties = cl.command_queue_properties.PROFILING_ENABLE
+                self._timed = cl.CommandQueue(self.context, properties=properties)
+        return self._timed
+
+    @property
+    def local(self) -> int:
+        """Work-items in a work-group: on a CPU one, which is a loop of its own there."""
+        return 1 if self.device.type == "cpu" else min(64, self.device.max_group)
+
+    def shares(self, thread_bytes: int, items: int) -> int:
+        """How many work-items share the iterations of a launch that needs scratch for each."""
+        most = self.device.compute_units * (1 if self.device.type == "cpu" else 64)
+        return max(1, min(most, items, (256 << 20) // max(thread_bytes, 1)))
+
+    def programs(self, files: Sequence[tuple[str, str]]) -> list[Any]:
+        """Programs for sources, compiled at the same time.
+
+        Raises:
+            CompileError: the driver's compiler refused one; the message has its words.
+        """
+        with ThreadPoolExecutor(usable_cores()) as pool:
+            return list(pool.map(lambda file: self._program(*file), files))
+
+    def _program(self, name: str, source: str) -> Any:
+        cl = pyopencl()
+        options = [*OPTIONS, f"-DFW_LOCAL={self.local}"]
+        parts = (self.device.identity, *options, source)
+        key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+        cache = ObjectCache(cache_dir(), "program.bin")
+        if (binary := cache.read(key)) is not None:
+            with contextlib.suppress(cl.Error):
+                return cl.Program(self.context, [self.device.raw], [binary]).build(options)
+        start = time.perf_counter()
+        try:
+            program = cl.Program(self.context, source).build(options, cache_dir=False)
+        except cl.Error as error:
+            raise CompileError(f"{self.device.name} ({self.device.platform}) refused {name}: {error}") from None
+        _log.debug("%s compiled %s in %.2f s", self.device.name, name, time.perf_counter() - start)
+        self._keep(cache, key, source, program)
+        return program
+
+    def _keep(self, cache: ObjectCache, key: str, source: str, program: Any) -> None:
+        try:
+            (binary,) = program.get_info(pyopencl().program_info.BINARIES)
+            cache.put(key, binary, {"kernels.cl": source}, {"device": self.device.identity})
+            cache.evict(cache_limit(), key)
+        except (OSError, ValueError, pyopencl().Error) as error:
+            _log.info("the compiled program is not kept: %s", error)
+
+
+@lru_cache(maxsize=16)
+def session(index: int) -> Session:
+    """The session of a device by its number."""
+    return Session(all_devices()[index])

@@ -1,0 +1,52 @@
+"""What running needs of a compiled module."""
+
+from attrs import frozen
+
+from ..fuse.library import Executable, Region
+from .code import Code
+from .device import Device
+from .explain import Report
+from .librarycall import prepared
+from .memory import Arena
+from .program import BranchStep, CopyStep, KernelStep, LibraryStep, Program, Step
+
+
+@frozen(eq=False, repr=False)
+class Runnable:
+    """What running needs of a compiled module: steps, code, memory plan, and who implements the library steps."""
+
+    program: Program
+    code: Code
+    arena: Arena
+    threads: int
+    report: Report
+
+    def library_call(self, step: LibraryStep) -> Executable:
+        """The executable of a library step, with memory of its own.
+
+        Raises:
+            LibraryNotFound: the library is not there.
+            LibraryCallError: the library cannot prepare it.
+        """
+        known = {k: self.program.constants[s] for k, s in enumerate(step.inputs) if s in self.program.constants}
+        return prepared(self.report.rule(step), Region(step.function, known, self.threads), step.name)
+
+    def label(self, step: Step) -> tuple[str, str]:
+        """A step's name, and who runs it."""
+        match step:
+            case KernelStep(name=name):
+                return name, self.code.of(step).implementation
+            case LibraryStep(name=name):
+                return name, self.report.rule(step).implementation(self.report.kind)
+            case CopyStep():
+                return "copy", "numpy"
+            case BranchStep():
+                return "if", "host"
+
+
+@frozen(eq=False)
+class Factory:
+    """`lib["default"](dev)`: what a GraphModule is made from."""
+
+    lib: Runnable
+    device: Device
