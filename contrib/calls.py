@@ -18,29 +18,34 @@ PRODUCTS = ("nn.dense", "nn.matmul", "nn.batch_matmul")
 """The operators that `product` describes."""
 
 
-def tensors(call: Call) -> list[TensorType]:
+def tensors(call: Call, result: Expr | None = None) -> list[TensorType]:
     """The types of the arguments and, last, of the result of a call between tensors.
+
+    Args:
+        call: the call.
+        result: what is used of its result, where that is a tuple.
 
     Raises:
         TypeError: one of them is not a tensor.
 
     """
-    types = [*(arg.checked_type for arg in call.args), call.checked_type]
+    types = [*(arg.checked_type for arg in call.args), (call if result is None else result).checked_type]
     found = [type_ for type_ in types if isinstance(type_, TensorType)]
     if len(found) < len(types):
         raise TypeError(f"expected tensors only: {call}")
     return found
 
 
-def why_not_plain(call: Call, dtypes: Sequence[str]) -> str | None:
+def why_not_plain(call: Call, dtypes: Sequence[str], result: Expr | None = None) -> str | None:
     """Why a library of plain kernels cannot take a call, or None: sizes are known and not 0, and all have one dtype.
 
     Args:
         call: a call between tensors.
         dtypes: the element types that the library takes, two or more.
+        result: see `tensors`.
 
     """
-    *args, out = tensors(call)
+    *args, out = tensors(call, result)
     named = dict(zip(spec_of(call).signature.parameters, args, strict=False))
     for name, type_ in {**named, "the result": out}.items():
         if not type_.is_static:
@@ -65,7 +70,7 @@ def position(region: Region, arg: Expr) -> int:
 
 def shown(call: Call) -> str:
     """A call as errors show it: "nn.dense(Tensor[(2, 3), float32], Tensor[(4, 3), float32])"."""
-    return f"{call.op}({', '.join(str(type_) for type_ in tensors(call)[:-1])})"
+    return f"{call.op}({', '.join(str(arg.checked_type) for arg in call.args)})"
 
 
 @frozen

@@ -36,6 +36,18 @@ ELTWISE = MappingProxyType(
 BINARY = MappingProxyType({"add": 131056, "mul": 131057, "max": 131058, "min": 131059, "div": 131060, "sub": 131061})
 """Algorithms of a `Binary` post-op."""
 
+POOLING = MappingProxyType({"max": 511, "avg_include_padding": 767, "avg_exclude_padding": 1023})
+"""Algorithms of pooling."""
+
+REDUCTION = MappingProxyType({"max": 196594, "min": 196595, "sum": 196596, "prod": 196597, "mean": 196598})
+"""Algorithms of reductions."""
+
+SOFTMAX = MappingProxyType({"softmax": 196608, "log_softmax": 196609})
+"""Softmax and its logarithm."""
+
+BLOCKED = MappingProxyType({(3, 8): 69, (3, 16): 56, (4, 8): 102, (4, 16): 78, (5, 8): 142, (5, 16): 121})
+"""Format tags of data whose channels lie in blocks (nChw16c and the like), by rank and block."""
+
 _STATUS = {
     1: "out of memory",
     2: "invalid arguments",
@@ -44,10 +56,13 @@ _STATUS = {
     5: "failed while running",
     6: "not required by this primitive",
 }
+_threaded_in: int | None = None  # the process in which OpenMP last had several threads
 UNIMPLEMENTED = 3
-CPU, TAG_ANY, FORWARD_INFERENCE, DIRECT, SCRATCHPAD_USER, IN_ORDER = 1, 1, 96, 1, 1, 1
+CPU, TAG_ANY, FORWARD_INFERENCE, DIRECT, TRANSPOSED, SCRATCHPAD_USER, IN_ORDER = 1, 1, 96, 1, 10, 1, 1
 QUERY_IMPLEMENTATION, QUERY_ARGUMENT = 8, 255
 SRC, DST, WEIGHTS, BIAS, SCRATCHPAD, POST_OP, SRC_1 = 1, 17, 33, 41, 80, 32768, 2  # arguments of a primitive
+MEAN, VARIANCE, SCALE, SHIFT = 49, 50, 51, 52
+GLOBAL_STATISTICS, USE_SCALE, USE_SHIFT = 1, 2, 4  # flags of normalisations
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector
 
 _KINDS = ("engine", "stream", "memory_desc", "memory", "post_ops", "primitive_attr", "primitive_desc", "primitive")
@@ -70,7 +85,15 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {  # these return a status; the first 
     "dnnl_primitive_attr_set_post_ops": (_P, _P),
     "dnnl_primitive_attr_set_scratchpad_mode": (_P, c_int),
     "dnnl_convolution_forward_primitive_desc_create": (_P, _P, c_int, c_int, *[_P] * 9),
+    "dnnl_deconvolution_forward_primitive_desc_create": (_P, _P, c_int, c_int, *[_P] * 9),
     "dnnl_matmul_primitive_desc_create": (_P,) * 7,
+    "dnnl_pooling_forward_primitive_desc_create": (_P, _P, c_int, c_int, *[_P] * 8),
+    "dnnl_softmax_forward_primitive_desc_create": (_P, _P, c_int, c_int, _P, _P, c_int, _P),
+    "dnnl_layer_normalization_forward_primitive_desc_create": (_P, _P, c_int, _P, _P, _P, c_float, c_uint, _P),
+    "dnnl_batch_normalization_forward_primitive_desc_create": (_P, _P, c_int, _P, _P, c_float, c_uint, _P),
+    "dnnl_eltwise_forward_primitive_desc_create": (_P, _P, c_int, c_int, _P, _P, c_float, c_float, _P),
+    "dnnl_reduction_primitive_desc_create": (_P, _P, c_int, _P, _P, c_float, c_float, _P),
+    "dnnl_binary_primitive_desc_create": (_P, _P, c_int, _P, _P, _P, _P),
     "dnnl_reorder_primitive_desc_create": (_P,) * 6,
     "dnnl_primitive_desc_query": (_P, c_int, c_int, _P),
     "dnnl_primitive_create": (_P, _P),
@@ -174,12 +197,25 @@ class Api:
         """Whether this build runs its threads by OpenMP, so that their number can be chosen."""
         return hasattr(self.dll, "omp_set_num_threads") and hasattr(self.dll, "omp_get_max_threads")
 
+    def _use_threads(self) -> None:
+        """Note that OpenMP starts threads; GNU's runtime waits for ever for those that a fork left behind."""
+        global _threaded_in
+        gnu = not hasattr(self.dll, "kmp_get_blocktime")
+        if gnu and _threaded_in not in (None, os.getpid()):
+            raise FusewireError(
+                "oneDNN cannot run on several threads here: this process was forked off one in which it had done so, "
+                "and GNU OpenMP does not survive that. Start the process by spawn instead of fork, fork before the "
+                "module is made, or give the target -num-cores=1"
+            )
+        _threaded_in = os.getpid()
+
     @contextlib.contextmanager
     def threads(self, count: int | None) -> Iterator[int | None]:
         """Set the calling thread's OpenMP thread count for a while; looking up in `dll` searches the libgomp it loaded.
 
         Raises:
             OneDNNError: a count is wanted, and this build of oneDNN does not use OpenMP.
+            FusewireError: several threads are wanted in a process that was forked off one that had used them.
 
         """
         if not self.has_openmp:
@@ -188,6 +224,8 @@ class Api:
             yield None
             return
         before = self.dll.omp_get_max_threads()
+        if (count or before) > 1:
+            self._use_threads()
         self.dll.omp_set_num_threads(count or before)
         try:
             yield count or before

@@ -11,29 +11,57 @@ constant weights once.
 
 import ctypes
 import math
-import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from ctypes import c_void_p
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...ir.errors import RuntimeInputError
 from ...ir.types import numpy_dtype
+from ...targets.locks import Lock
 from . import ffi
 from .describe import Description, Sum, Tensor, require
 from .ffi import ALIGNMENT, Api, Array, ExecArg, Handle, aligned_buffer, chosen_layout, memory_object, round_up
 
 
+class Kernel:
+    """What oneDNN compiled for a description; has no memory of its own, so equal descriptions share one."""
+
+    _alive: ClassVar["weakref.WeakValueDictionary[Description, Kernel]"] = weakref.WeakValueDictionary()
+    _lock: ClassVar[Lock] = Lock()
+
+    def __init__(self, api: Api, description: Description) -> None:
+        self.described = description.primitive_descriptor(api)
+        self.primitive = Handle(api, "primitive", "dnnl_primitive_create", self.described)
+
+    @classmethod
+    def of(cls, api: Api, description: Description) -> "Kernel":
+        """The kernel for a description: one that is in use already, or a new one.
+
+        Raises:
+            OneDNNError: see `Description.primitive_descriptor`.
+
+        """
+        with cls._lock:
+            found = cls._alive.get(description)
+            if found is None:
+                found = cls._alive[description] = cls(api, description)
+        return found
+
+
 class Step:
     """One primitive with its arguments bound, and its scratchpad memory if it needs one."""
 
-    def __init__(self, api: Api, described: Handle, memories: Mapping[int, Handle]) -> None:
+    def __init__(
+        self, api: Api, described: Handle, memories: Mapping[int, Handle], primitive: Handle | None = None
+    ) -> None:
         self._api = api
         self.implementation = ffi.implementation_name(api, described)
-        self._primitive = Handle(api, "primitive", "dnnl_primitive_create", described)
+        self._primitive = primitive or Handle(api, "primitive", "dnnl_primitive_create", described)
         scratchpad = chosen_layout(api, described, ffi.SCRATCHPAD)
         self.scratch_size = int(api.dll.dnnl_memory_desc_get_size(scratchpad))
         self.scratch = memory_object(api, scratchpad)
@@ -75,6 +103,7 @@ class Primitive:
 
     Attributes:
         description: what was prepared.
+        kernel: what oneDNN compiled for it, shared with other primitives of the same description.
         implementation: oneDNN's name of it, such as "brgconv:avx512_core".
         reorders: implementation of each reorder at the border, by "src", "weights", "dst", "operand of post-op j".
         num_threads: the OpenMP thread count in use; None if this oneDNN has another threading runtime.
@@ -83,22 +112,27 @@ class Primitive:
     """
 
     def __init__(self, description: Description) -> None:
-        self.description = description
+        self.description, self._fixed = description, description.constants
         self._api = api = ffi.load()
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._workspace: Array | None = None
         self._constants: dict[str, Array] = {}
         with api.threads(description.num_threads) as self.num_threads:
             self._stream = Handle(api, "stream", "dnnl_stream_create", api.engine, ffi.IN_ORDER)
-            described = description.primitive_descriptor(api)
+            self.kernel = Kernel.of(api, description)
+            described = self.kernel.described
             self._operand_names = [tensor.name for tensor in description.operands()]
             self._ports = self._make_ports(described)
-            self._main = Step(api, described, {port.tensor.arg: port.inner for port in self._ports.values()})
+            memories = {port.tensor.arg: port.inner for port in self._ports.values()}
+            self._main = Step(api, described, memories, self.kernel.primitive)
         self._variable = [name for name in self._ports if not self._is_constant(name)]
         self.implementation = self._main.implementation
         reorders = {name: port.load or port.store for name, port in self._ports.items()}
         self.reorders = MappingProxyType({name: step.implementation for name, step in reorders.items() if step})
         self._steps = [self._main, *(s for port in self._ports.values() for s in (port.load, port.store) if s)]
+        loads = [self._ports[name].load for name in self._variable]
+        self._order = [step for step in (*loads, self._main, self._ports["dst"].store) if step]
+        self._bound: Sequence[Array] = ()
         self._slots, self.workspace_size = self._plan()
 
     def _make_ports(self, described: Handle) -> dict[str, Port]:
@@ -121,7 +155,7 @@ class Primitive:
         return slots, size
 
     def _is_constant(self, name: str) -> bool:
-        return self.description.constant_weights and name in ("weights", "bias")
+        return name in self._fixed
 
     def set_workspace(self, buffer: NDArray[np.uint8]) -> None:
         """Use `buffer` instead of own memory: uint8, 1-D, writeable, 64-byte aligned, at least `workspace_size` long.
@@ -198,16 +232,44 @@ class Primitive:
         """
         names = self._operand_names
         require(len(operands) == len(names), f"operands: expected {len(names)}, got {len(operands)}")
-        given = {"src": src, "dst": dst, "weights": weights, "bias": bias, **dict(zip(names, operands, strict=True))}
+        named = dict(zip(names, operands, strict=True))
+        self.execute_on({"src": src, "dst": dst, "weights": weights, "bias": bias, **named})
+
+    def execute_on(self, given: Mapping[str, Array | c_void_p | None], arrays: Sequence[Array] = ()) -> None:
+        """`execute`, with every tensor by its name in `description.tensors()` or of `description.operands()`.
+
+        Args:
+            given: the tensors.
+            arrays: the arrays that these are views of, for `execute_again`.
+
+        """
+        dst = given["dst"]
         values = self._match(given, self._variable)
         for name, array in given.items():
             if name != "dst" and isinstance(array, np.ndarray) and isinstance(dst, np.ndarray):
                 require(not np.may_share_memory(array, dst), f"{name}: overlaps dst, expected separate memory")
         with self._lock, self._api.threads(self.num_threads):
-            ready = bool(self._constants) or not self.description.constant_weights
-            require(ready, "weights: call set_weights before execute")
+            require(len(self._constants) == len(self._fixed), "weights: call set_weights before execute")
             self._own_workspace()
-            self._run(values)
+            for port, address in values:
+                self._api.dll.dnnl_memory_set_data_handle(port.outer, address)
+            self._bound = arrays
+            self._run()
+
+    def execute_again(self, arrays: Sequence[Array]) -> bool:
+        """Run once more if the last `execute_on` was given the very same `arrays`, which need no checks then.
+
+        Returns:
+            Whether that was so; if not, nothing was done.
+
+        """
+        with self._lock:
+            bound = self._bound
+            if len(bound) != len(arrays) or any(a is not b for a, b in zip(arrays, bound, strict=True)) or not bound:
+                return False
+            with self._api.threads(self.num_threads):
+                self._run()
+        return True
 
     def _match(self, given: Mapping[str, Any], wanted: Sequence[str]) -> list[tuple[Port, c_void_p]]:
         """Pair each wanted tensor's port with the address of what was given for it."""
@@ -222,14 +284,7 @@ class Primitive:
         """Return the shape in which the caller gives a tensor, () if the description has no such tensor."""
         return self._ports[name].tensor.stored if name in self._ports else ()
 
-    def _run(self, values: Sequence[tuple[Port, c_void_p]]) -> None:
-        for port, address in values:
-            self._api.dll.dnnl_memory_set_data_handle(port.outer, address)
-        for port, _ in values:
-            if port.load:
-                port.load.run(self._stream)
-        self._main.run(self._stream)
-        store = self._ports["dst"].store
-        if store:
-            store.run(self._stream)
+    def _run(self) -> None:
+        for step in self._order:
+            step.run(self._stream)
         self._api.dll.dnnl_stream_wait(self._stream)

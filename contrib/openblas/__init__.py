@@ -1,4 +1,4 @@
-"""OpenBLAS on the CPU (`-libs=openblas`): matrix products in float32 and float64 through gemm."""
+"""OpenBLAS on the CPU (`-libs=openblas`): matrix products in float32 and float64 through gemm and gemv."""
 
 from collections.abc import Sequence
 from typing import Any

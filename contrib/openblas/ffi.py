@@ -10,7 +10,7 @@ import functools
 import importlib.metadata
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from ctypes import c_char_p, c_double, c_float, c_int, c_void_p
 from pathlib import Path
@@ -32,6 +32,7 @@ _GEMM = {
     np.dtype(np.float32): ("scipy_cblas_sgemm", c_float),
     np.dtype(np.float64): ("scipy_cblas_dgemm", c_double),
 }
+_GEMV = {dtype: (name.replace("gemm", "gemv"), real) for dtype, (name, real) in _GEMM.items()}
 _environment = threading.Lock()
 _turn = threading.Lock()
 _idle = threading.Condition()
@@ -69,6 +70,26 @@ def preferred_coretype(cpuinfo: str) -> str | None:
     return "SkylakeX" if has_avx512 and fields.get("vendor_id") != "GenuineIntel" else None
 
 
+def _before_fork() -> None:
+    """Wait for the products that run: OpenBLAS ends its threads when a process forks, and who used them would hang."""
+    _turn.acquire()
+    with _idle:
+        _idle.wait_for(lambda: _running == 0)
+
+
+def _after_fork_in_parent() -> None:
+    _turn.release()
+
+
+def _after_fork_in_child() -> None:
+    global _environment, _turn, _idle, _running
+    _environment, _turn, _idle, _running = threading.Lock(), threading.Lock(), threading.Condition(), 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+
+
 @contextmanager
 def _coretype(value: str | None) -> Iterator[None]:
     """Set the variable while loading, unless the user has set it; afterwards the environment is as before."""
@@ -102,6 +123,10 @@ def load() -> ctypes.CDLL:
     for name, real in _GEMM.values():
         function = getattr(dll, name)
         function.argtypes = (*[c_int] * 6, real, c_void_p, c_int, c_void_p, c_int, real, c_void_p, c_int)
+        function.restype = None
+    for name, real in _GEMV.values():
+        function = getattr(dll, name)
+        function.argtypes = (*[c_int] * 4, real, c_void_p, c_int, c_void_p, c_int, real, c_void_p, c_int)
         function.restype = None
     dll.scipy_openblas_get_corename.restype = c_char_p
     dll.scipy_openblas_get_config.restype = c_char_p
@@ -269,8 +294,25 @@ def _multiply(a: Array, b: Array, out: Array, trans_a: bool, trans_b: bool, alph
     leading = [_leading(name, array) for name, array in (("a", a), ("b", b), ("out", out))]
     if out.size == 0:
         return
+    if k and 1 in (m, n):  # gemv leaves the result as it is where there is nothing to add up
+        _multiply_vector(a, b, out, trans_a, trans_b, alpha, beta, leading)
+        return
     name, _ = _GEMM[out.dtype]
     order = (_ROW_MAJOR, _TRANSPOSED if trans_a else _PLAIN, _TRANSPOSED if trans_b else _PLAIN)
     address_a, address_b, address_out = (array.ctypes.data for array in (a, b, out))
     operands = (alpha, address_a, leading[0], address_b, leading[1], beta, address_out, leading[2])
     getattr(load(), name)(*order, m, n, k, *operands)
+
+
+def _multiply_vector(
+    a: Array, b: Array, out: Array, trans_a: bool, trans_b: bool, alpha: float, beta: float, leading: Sequence[int]
+) -> None:
+    """The product of a matrix and a vector: b where out is a column, else a, for out' = op(b)' a'."""
+    steps = [ld if array.shape[1] == 1 else 1 for array, ld in zip((a, b, out), leading, strict=True)]
+    column = out.shape[1] == 1
+    matrix, vector = (a, b) if column else (b, a)
+    transposed = trans_a if column else not trans_b
+    name, _ = _GEMV[out.dtype]
+    sizes = (_ROW_MAJOR, _TRANSPOSED if transposed else _PLAIN, *matrix.shape)
+    factors = (matrix.ctypes.data, leading[0 if column else 1], vector.ctypes.data, steps[1 if column else 0])
+    getattr(load(), name)(*sizes, alpha, *factors, beta, out.ctypes.data, steps[2])
