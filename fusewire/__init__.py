@@ -22,8 +22,10 @@ from .ir.errors import (
     CompileError,
     DeviceNotFound,
     FusewireError,
+    LibraryCallError,
     LibraryNotFound,
     ParseError,
+    PlacementError,
     RuntimeInputError,
     TargetError,
     TypeInferenceError,
@@ -46,7 +48,9 @@ from .targets.artifact.read import load
 from .targets.build import CompiledModule, build
 from .targets.device import Device, NDArray, cpu, device
 from .targets.executor import GraphModule
+from .targets.libraries import register_library
 from .targets.target import Target
+from .targets.tuning.tune import lock, tune
 
 __version__ = "0.1.0"
 
@@ -85,8 +89,10 @@ __all__ = [
     "image",
     "IRModule",
     "Let",
+    "LibraryCallError",
     "LibraryNotFound",
     "load",
+    "lock",
     "nd",
     "NDArray",
     "nn",
@@ -94,12 +100,15 @@ __all__ = [
     "parse",
     "parse_expr",
     "ParseError",
+    "PlacementError",
     "PassContext",
+    "register_library",
     "RuntimeInputError",
     "ScopeBuilder",
     "size_var",
     "target",
     "Target",
+    "tune",
     "TargetError",
     "TensorType",
     "testing",

@@ -5,12 +5,15 @@ import click
 from . import __version__
 from .commands.base import BAD_USAGE, Group, Session
 from .commands.bench import bench_command
+from .commands.bisect import bisect_command
 from .commands.compare import compare_command
 from .commands.compile import compile_command
 from .commands.completion import completion_command
 from .commands.doctor import doctor_command
 from .commands.explain import explain_command
+from .commands.lock import lock_command
 from .commands.run import run_command
+from .commands.tune import tune_command
 
 __all__ = ["cli", "main"]
 
@@ -18,6 +21,7 @@ EPILOG = """\b
 Examples:
   fusewire compile resnet50.onnx -o resnet50.fw
   fusewire run resnet50.fw --inputs data=cat.png --print-top 5
+  fusewire tune resnet50.onnx
   fusewire compare resnet50.onnx --targets cpu "cpu -libs=onednn"
   fusewire doctor
 
@@ -53,6 +57,9 @@ for _name, _command in {
     "run": run_command,
     "bench": bench_command,
     "compare": compare_command,
+    "bisect": bisect_command,
+    "tune": tune_command,
+    "lock": lock_command,
     "explain": explain_command,
     "doctor": doctor_command,
     "completion": completion_command,

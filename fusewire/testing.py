@@ -1,21 +1,27 @@
 """Helpers for tests and tutorials: random parameters, comparisons, an operator against its reference."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from .bisection import Bisection, Mismatch, bisect_mismatch, reproduce
+from .fuse.evaluate import evaluate, wide
 from .ir.errors import FusewireError
-from .ir.expr import Call, Constant, Expr, Function, If, Tuple, TupleGetItem, Var
+from .ir.expr import Call, Expr, Function, Tuple, Var
 from .ir.infer import infer_type
 from .ir.module import IRModule
-from .ir.types import TensorType, TupleType, numpy_dtype, tensors_of
-from .ir.visitor import children
+from .ir.types import TensorType, numpy_dtype, tensors_of
 from .ops.spec import Array, Case, OpSpec
 from .targets.build import build
 from .targets.device import NDArray, array, as_numpy
+
+__all__ = [
+    "assert_allclose", "Bisection", "bisect_mismatch", "check_operator", "create_workload", "evaluate", "Mismatch",
+    "reference", "reproduce", "sample_arguments", "TOLERANCE", "xavier",
+]  # fmt: skip
 
 Initializer = Callable[[str, npt.NDArray[Any], np.random.Generator], None]
 
@@ -93,67 +99,15 @@ def sample_arguments(spec: OpSpec, case: Case, dtype: str, rng: np.random.Genera
     return [draw(shape, own) for shape, own in zip(case.shapes, dtypes, strict=True)]
 
 
-def _wide(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_wide(v) for v in value]
-    return value.astype(np.float64) if value.dtype.kind == "f" or value.dtype.name == "bfloat16" else value
-
-
 def reference(spec: OpSpec, call: Call, arrays: Sequence[Any]) -> list[Array]:
     """The NumPy reference's results: float64 arithmetic for floating types, then rounded to the result's dtype."""
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        result = spec.reference(call.attrs, *map(_wide, arrays))
+        result = spec.reference(call.attrs, *map(wide, arrays))
         results = list(result) if isinstance(result, list | tuple) else [result]
         types = tensors_of(call.checked_type)
         return [np.asarray(r).astype(numpy_dtype(t.dtype)) for r, t in zip(results, types, strict=True)]
-
-
-def evaluate(function: Function, inputs: Mapping[str, Array]) -> list[Array]:
-    """What a function gives in NumPy, operator by operator through their references, floating types as float64.
-
-    The slow, plain meaning of a graph: what compiled results are compared with.
-    """
-    values: dict[int, Any] = {id(p): _wide(np.asarray(inputs[p.name_hint])) for p in function.params}
-    stack: list[tuple[Expr, bool]] = [(function.body, False)]
-    while stack:
-        node, ready = stack.pop()
-        if id(node) in values:
-            continue
-        if isinstance(node, If) and not ready:
-            stack.extend([(node, True), (node.cond, False)])
-        elif isinstance(node, If):
-            arm = node.true_branch if bool(values[id(node.cond)]) else node.false_branch
-            if id(arm) in values:
-                values[id(node)] = values[id(arm)]
-            else:
-                stack.extend([(node, True), (arm, False)])
-        elif not ready:
-            stack.append((node, True))
-            stack.extend((child, False) for child in children(node))
-        else:
-            values[id(node)] = _evaluate_node(node, [values[id(c)] for c in children(node)])
-    result = values[id(function.body)]
-    return list(result) if isinstance(result, tuple) else [result]
-
-
-def _evaluate_node(node: Expr, parts: list[Any]) -> Any:
-    match node:
-        case Constant(data=data):
-            return _wide(data)
-        case Tuple():
-            return tuple(parts)
-        case TupleGetItem(index=index):
-            return parts[0][index]
-        case Call(op=OpSpec() as spec, attrs=attributes):
-            arguments = [list(p) if isinstance(p, tuple) else p for p in parts]
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", RuntimeWarning)
-                result = spec.reference(attributes, *arguments)
-            several = isinstance(node.checked_type, TupleType)
-            return tuple(map(np.asarray, result)) if several else np.asarray(result)
-    raise FusewireError(f"evaluate does not know {type(node).__name__}")
 
 
 def check_operator(spec: OpSpec, dtype: str, rng: np.random.Generator, count: int = 4, target: str = "cpu") -> int:

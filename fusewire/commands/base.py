@@ -115,6 +115,21 @@ class Session:
             task = bar.add_task("", total=total + 1)
             yield lambda what: bar.update(task, description=what, advance=1, refresh=True)
 
+    @contextlib.contextmanager
+    def bar(self) -> Iterator[Callable[[str, int, int], None]]:
+        """A progress bar for work whose size shows only when it begins; nothing where stderr is no terminal.
+
+        Yields:
+            A function of what is done next, how much is done, and of how much.
+        """
+        if not _is_terminal(sys.stderr):
+            yield lambda what, done, total: None
+            return
+        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=self.err, transient=True) as bar:
+            task = bar.add_task("", total=None)
+            yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
+
     def line(self, text: str = "", style: str = "") -> None:
         """A line on stdout."""
         self.out.print(Text(text, style), soft_wrap=True)

@@ -14,22 +14,24 @@ _MARKS = {
     MISSING: Text("missing", "yellow"),
     BROKEN: Text("broken", "bold red"),
 }
-_STEPS = 24  # about as many things as there are to look at
+_STEPS = 26  # about as many things as there are to look at
 
 
-@click.command(cls=Command, examples=("fusewire doctor", "fusewire doctor --json"))
+@click.command(cls=Command, examples=("fusewire doctor", "fusewire doctor --json", "fusewire doctor --peaks"))
+@click.option("--peaks", is_flag=True, help="Measure anew what the processor can do at most (a few seconds).")
 @json_option
 @click.pass_obj
-def doctor_command(session: Session, as_json: bool) -> int:
+def doctor_command(session: Session, peaks: bool, as_json: bool) -> int:
     """Look whether everything that fusewire needs is there and works.
 
-    It lists versions, the processor, the C compiler (with a test kernel), the kernel cache, the libraries for -libs=,
-    and GPUs. For each problem it prints the command that mends it. The exit status is 0 if the cpu target works.
+    It lists versions, the processor, the C compiler (with a test kernel), the processor's measured peaks (arithmetic,
+    copying and reading memory), the kernel cache, the libraries for -libs=, and GPUs. For each problem it prints the
+    command that mends it. The exit status is 0 if the cpu target works.
     """
     findings: list[Finding] = []
     with session.progress(_STEPS) as step:
         step("look")
-        for finding in examine():
+        for finding in examine(peaks):
             findings.append(finding)
             step(f"{finding.topic}: {finding.name}")
     works = not any(f.state == BROKEN for f in findings)

@@ -34,7 +34,8 @@ def explain_command(
     """Tell which implementation runs each part of a model, and why.
 
     MODEL is an ONNX model or a compiled module (.fw). For every step: the candidates with their priorities, which of
-    them was chosen, and the reason where one was refused.
+    them was chosen, and the reason where one was refused; predicted costs are in vector operations, times
+    are those of tuning (`fusewire tune`), where there was any.
     """
     with session.progress(BUILD_STEPS) as step:
         library = open_module(model, build, step, ctx)
@@ -54,12 +55,10 @@ def _show(session: Session, explanation: Explanation) -> None:
     for choice in explanation.choices:
         rows.append([Text(choice.step, "bold"), "", ", ".join(choice.ops)])
         rows += [[f"  {c.name}", str(c.priority), _verdict(c, choice)] for c in choice.candidates]
+        rows += [["  instead", "", Text(choice.change, "dim")]] if choice.change else []
     session.table(["step, and its candidates", "priority", "operators, and verdicts"], rows)
 
 
 def _verdict(candidate: Candidate, choice: Choice) -> Text:
-    if candidate.name == choice.chosen and candidate.refusal is None:
-        return Text("chosen", "green")
-    if candidate.refusal:
-        return Text(f"refused: {candidate.refusal}", "yellow")
-    return Text("lower priority", "dim")
+    styles = {"chosen": "green", "refused": "yellow"}
+    return Text(choice.reason(candidate), styles.get(choice.verdict(candidate).partition(":")[0], "dim"))

@@ -1,4 +1,4 @@
-"""What `fusewire doctor` looks at: versions, processor, C compiler, kernel cache, libraries, GPUs."""
+"""What `fusewire doctor` looks at: versions, processor, C compiler, kernel cache, libraries, OpenCL devices, GPUs."""
 
 import contextlib
 import ctypes.util
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from attrs import field, frozen
+from attrs import asdict, field, frozen
 
 from .. import __version__
 from ..ir.errors import CompileError, FusewireError
@@ -23,6 +23,11 @@ from ..ops import add, multiply, nn
 from ..targets.build import build
 from ..targets.cpuinfo import cpu_features, isa_for, usable_cores
 from ..targets.libraries import find_library
+from ..targets.opencl.devices import INSTALL as OPENCL_INSTALL
+from ..targets.opencl.devices import OpenclDevice, all_devices
+from ..targets.opencl.selftest import tested
+from ..targets.peaks import measure as measure_peaks
+from ..targets.peaks import stored as stored_peaks
 from ..targets.target import Target, discover_libraries, known_libraries
 from ..targets.toolchain import cache_dir, cache_limit, find_compiler
 
@@ -31,15 +36,16 @@ OK, ABSENT, MISSING, BROKEN = "ok", "absent", "missing", "broken"
 REQUIRED = ("numpy", "attrs", "networkx", "ml_dtypes", "platformdirs", "tabulate", "click", "rich", "cattrs")
 OPTIONAL = {
     "onnx": ("onnx", ("onnx",)),
+    "pyopencl": ("opencl", ("pyopencl",)),
     "pillow": ("images", ("pillow",)),
     "ziglang": ("zig", ("ziglang",)),
 }
 """Packages that some things need: the extra of fusewire that installs each, and the distributions that may hold it."""
 
-UNUSED = {"pyopencl": ("pyopencl",), "cupy": ("cupy-cuda13x", "cupy-cuda12x", "cupy-cuda11x", "cupy")}
+UNUSED = {"cupy": ("cupy-cuda13x", "cupy-cuda12x", "cupy-cuda11x", "cupy")}
 """Packages that later targets will use, and the distributions that may hold them."""
 
-GPUS = {"opencl": ("OpenCL", "libOpenCL"), "cuda": ("cuda", "libcuda")}
+GPUS = {"cuda": ("cuda", "libcuda")}
 """Kinds of targets that this version generates no code for: how the system's loader calls what they would need."""
 
 
@@ -65,14 +71,16 @@ class Finding:
     facts: dict[str, Any] = field(factory=dict)
 
 
-def examine() -> Iterator[Finding]:
-    """Look at everything, one thing after the other."""
+def examine(measure: bool = False) -> Iterator[Finding]:
+    """Look at everything, one thing after the other; with `measure`, measure the processor's peaks anew."""
     yield from versions()
     yield processor()
     yield compiler()
     yield kernel()
+    yield from peaks(measure)
     yield cache()
     yield from libraries()
+    yield from opencl()
     yield from gpus()
 
 
@@ -148,6 +156,23 @@ def kernel() -> Finding:
         fix = "pip install 'fusewire[zig]' && export CC='python -m ziglang cc'"
         return Finding("compiler", "test kernel", BROKEN, "gives wrong results", fix, {"works": False})
     return Finding("compiler", "test kernel", OK, "compiles, runs and is right", None, {"works": True})
+
+
+def peaks(measure: bool) -> Iterator[Finding]:
+    """What the processor can do at most, on one thread and on all cores, and when that was measured."""
+    isa = isa_for(Target("cpu"))
+    for threads in sorted({1, usable_cores()}):
+        name = f"peaks on {threads} thread{'s' * (threads > 1)}"
+        try:
+            found = measure_peaks(isa, threads, anew=True) if measure else stored_peaks(isa, threads)
+        except CompileError as error:
+            yield Finding("peaks", name, ABSENT, f"cannot be measured: {error}", None, {"threads": threads})
+            continue
+        if found is None:
+            detail = "not measured yet; fusewire doctor --peaks does, or the first profile"
+            yield Finding("peaks", name, ABSENT, detail, None, {"threads": threads})
+        else:
+            yield Finding("peaks", name, OK, found.summary(), None, asdict(found))
 
 
 @contextlib.contextmanager
@@ -240,8 +265,42 @@ def _about(name: str) -> tuple[str | None, str | None]:
     return None, None
 
 
+def opencl() -> Iterator[Finding]:
+    """Every OpenCL device, tested; or what is missing for there to be one."""
+    try:
+        devices = all_devices()
+    except FusewireError:
+        yield Finding("opencl", "devices", ABSENT, "pyopencl is not installed", None, {"present": False})
+        return
+    if not devices:
+        detail = "pyopencl finds no device: neither a GPU's driver nor a runtime for CPUs is installed"
+        yield Finding("opencl", "devices", MISSING, detail, OPENCL_INSTALL, {"present": False})
+    for device in devices:
+        yield _opencl_device(device)
+
+
+def _opencl_device(device: OpenclDevice) -> Finding:
+    facts = {
+        "present": True,
+        **{name: getattr(device, name) for name in ("index", "platform", "type", "version", "driver", "compute_units")},
+        "extensions": list(device.extensions),
+    }
+    about = (
+        f"{device.type}, {device.platform}, {device.version}, driver {device.driver}, "
+        f"{device.compute_units} compute units, {len(device.extensions)} extensions"
+    )
+    name = f"opencl {device.index}: {device.name}"
+    result = tested(device.index)
+    if result.problem:
+        detail = f"{about}; fails the self-test: {result.problem}"
+        fix = f"{OPENCL_INSTALL} --upgrade" if device.type == "cpu" else f"install a newer driver for {device.name}"
+        return Finding("opencl", name, MISSING, detail, fix, {**facts, "works": False, "problem": result.problem})
+    detail = f"{about}; passes the self-test ({result.seconds:.1f} s)"
+    return Finding("opencl", name, OK, detail, None, {**facts, "works": True})
+
+
 def gpus() -> Iterator[Finding]:
-    """OpenCL and CUDA, for which there are target strings but no code yet."""
+    """CUDA, for which there are target strings but no code yet."""
     for kind, (library, shown) in GPUS.items():
         found = ctypes.util.find_library(library)
         present = f"{shown} is there" if found else f"{shown} is not there"

@@ -95,12 +95,24 @@ def build_model(
     Raises:
         FusewireError: see `build`.
     """
+    with pass_context(options, _Watch(step)):
+        return build(
+            with_layout(mod, options), options.target, params,
+            mod_name=name, records=options.records, locked=options.locked,
+        )  # fmt: skip
+
+
+def pass_context(options: BuildOptions, *instruments: PassInstrument) -> PassContext:
+    """How the passes run."""
     level, disabled, config = options.opt_level, options.disabled_pass, options.pass_config
-    with PassContext(level, disabled_pass=disabled, config=config, instruments=[_Watch(step)]):
-        if options.desired_layout:
-            desired = {"nn.conv2d": [options.desired_layout, "default"]}
-            mod = Sequential([ConvertLayout(desired)])(mod)
-        return build(mod, options.target, params, mod_name=name)
+    return PassContext(level, disabled_pass=disabled, config=config, instruments=instruments)
+
+
+def with_layout(mod: IRModule, options: BuildOptions) -> IRModule:
+    """The module with its 2-D convolutions in the layout that was asked for."""
+    if not options.desired_layout:
+        return mod
+    return Sequential([ConvertLayout({"nn.conv2d": [options.desired_layout, "default"]})])(mod)
 
 
 def open_module(path: Path, options: BuildOptions, step: Step, ctx: click.Context) -> CompiledModule:
@@ -122,6 +134,7 @@ def open_module(path: Path, options: BuildOptions, step: Step, ctx: click.Contex
 
 _BUILD_NAMES = {
     "target", "num_cores", "input_shapes", "opt_level", "disabled_pass", "pass_config", "desired_layout",
+    "records", "locked",
 }  # fmt: skip
 
 

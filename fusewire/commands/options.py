@@ -27,6 +27,8 @@ class BuildOptions:
         input_shapes: shapes of inputs by name, for those that the model leaves open.
         opt_level, disabled_pass, pass_config: what `PassContext` takes.
         desired_layout: the layout of 2-D convolutions, if it is to be changed.
+        records: the file of tuning records; None: the user's own.
+        locked: whether every decision must stand in `records`, or in fusewire.lock.
     """
 
     target: Target
@@ -35,6 +37,8 @@ class BuildOptions:
     disabled_pass: tuple[str, ...]
     pass_config: Mapping[str, Any]
     desired_layout: str | None
+    records: Path | None
+    locked: bool
 
 
 @frozen
@@ -120,6 +124,14 @@ def build_options(target: bool = True) -> Decorator:
         ),
         click.option(
             "--desired-layout", type=click.Choice(["NCHW", "NHWC"]), help="Layout that 2-D convolutions are to have.",
+        ),
+        click.option(
+            "--records", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+            help="Records of `fusewire tune`.  [default: your own]",
+        ),
+        click.option(
+            "--locked", is_flag=True,
+            help="Take every decision from --records, or from fusewire.lock; it is an error if one is missing.",
         ),
     ]  # fmt: skip
     if target:

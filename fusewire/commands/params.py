@@ -49,7 +49,7 @@ def complete_target(incomplete: str) -> list[str]:
         return []
     before = " ".join(words) + " "
     if not last.startswith("-libs="):
-        keys = [f"-{option.name}=" for option in found[0].options if option.name != "keys"]
+        keys = [f"-{option.name}" + "=" * (not option.is_flag) for option in found[0].options if option.name != "keys"]
         return [before + key for key in keys if key.startswith(last)]
     *given, part = last.removeprefix("-libs=").split(",")
     names = [name for name in known_libraries(found[0].name) if name not in given and name.startswith(part)]

@@ -11,8 +11,7 @@ import numpy.typing as npt
 
 from ..ir.errors import FusewireError
 from ..targets.device import device as find_device
-from ..targets.executor import GraphModule
-from ..targets.timing import BenchmarkResult
+from ..targets.timing import COLUMNS, BenchmarkResult, Profile
 from .base import Command, Session
 from .files import written
 from .inputs import input_types, make_inputs
@@ -44,7 +43,7 @@ Array = npt.NDArray[Any]
 @click.option("--print-top", type=COUNT, metavar="N", help="Show the N largest values of each output, and where.")
 @click.option("--print-time", is_flag=True, help="Show how long runs take.")
 @timing_options(repeat=1, number=1)
-@click.option("--profile", is_flag=True, help="Show how long each step takes.")
+@click.option("--profile", is_flag=True, help="Show each step's time, and how near it comes to the peak.")
 @click.option(
     "--device", type=DeviceType(), metavar="KIND[:N]", help="Where to run.  [default: what it was compiled for]"
 )
@@ -92,7 +91,7 @@ def run_command(
     if timed:
         _show_time(session, module.benchmark(repeat=repeat, number=number), number)
     if profile:
-        _show_profile(session, module)
+        show_profile(session, module.profile())
 
 
 def save_outputs(path: Path, results: Sequence[Array]) -> None:
@@ -154,7 +153,8 @@ def _show_time(session: Session, result: BenchmarkResult, number: int) -> None:
     )
 
 
-def _show_profile(session: Session, module: GraphModule) -> None:
-    steps = module.profile().steps
-    rows = [[s.name, s.implementation, f"{s.seconds * 1e6:.1f}", f"{s.share:.1%}"] for s in steps]
-    session.table(["step", "by", "time (us)", "share"], rows)
+def show_profile(session: Session, profile: Profile) -> None:
+    """The table of a profile, and what has to be known to read it."""
+    session.table(COLUMNS, [s.cells() for s in profile.steps])
+    for note in profile.notes():
+        session.line(note)
