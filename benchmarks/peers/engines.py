@@ -34,30 +34,40 @@ def inputs_of(path: Path) -> dict[str, Array]:
     return values
 
 
-def fusewire(path: Path, threads: int, target: str) -> Run:
-    """This project."""
-    import fusewire as fw
+class Fusewire:
+    """This project. Calling it runs the model."""
 
-    mod, params = fw.frontend.from_onnx(path)
-    lib = fw.build(mod, f"{target} -num-cores={threads}" if target.startswith("cpu") else target, params)
-    module = fw.GraphModule(lib["default"](fw.device(target.split()[0], 0)))
-    for name, value in inputs_of(path).items():
-        module.set_input(name, value)
+    def __init__(self, path: Path, threads: int, target: str) -> None:
+        import fusewire as fw
 
-    def run() -> Array:
-        module.run()
-        return module.get_output(0).numpy()
+        mod, params = fw.frontend.from_onnx(path)
+        lib = fw.build(mod, f"{target} -num-cores={threads}" if target.startswith("cpu") else target, params)
+        self.module = fw.GraphModule(lib["default"](fw.device(target.split()[0], 0)))
+        for name, value in inputs_of(path).items():
+            self.module.set_input(name, value)
 
-    return run
+    def __call__(self) -> Array:
+        """Run once."""
+        self.module.run()
+        return self.module.get_output(0).numpy()
+
+    def profile(self) -> dict[str, Any]:
+        """Each step, and how near it comes to the machine's peak."""
+        return self.module.profile().to_dict()
 
 
-def onnxruntime(path: Path, threads: int, target: str) -> Run:
-    """ONNX Runtime's CPU provider."""
+def onnxruntime_session(path: Path, threads: int) -> Any:
+    """A session of ONNX Runtime's CPU provider."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def onnxruntime(path: Path, threads: int, target: str) -> Run:
+    """ONNX Runtime's CPU provider."""
+    session = onnxruntime_session(path, threads)
     feed = inputs_of(path)
     return lambda: np.asarray(session.run(None, feed)[0])
 
@@ -84,12 +94,13 @@ def mnn(path: Path, threads: int, target: str) -> Run:
     with tempfile.TemporaryDirectory() as folder:
         converted = Path(folder) / "model.mnn"
         tool = Path(sys.executable).with_name("mnnconvert")
-        command = [tool, "-f", "ONNX", "--modelFile", path, "--MNNModel", converted, "--bizCode", "x"]
+        command = [str(tool), "-f", "ONNX", "--modelFile", str(path), "--MNNModel", str(converted), "--bizCode", "x"]
         subprocess.run(command, check=True, capture_output=True)
         net = MNN.Interpreter(str(converted))
         session = net.createSession({"backend": "CPU", "numThread": threads, "precision": "high"})
     for name, value in inputs_of(path).items():
         kind = MNN.Halide_Type_Float if value.dtype.kind == "f" else MNN.Halide_Type_Int
+        value = value.astype(np.float32 if value.dtype.kind == "f" else np.int32)  # it has no wider types
         host = MNN.Tensor(value.shape, kind, value, MNN.Tensor_DimensionType_Caffe)
         net.getSessionInput(session, name).copyFrom(host)
     output = net.getSessionOutput(session)
@@ -106,7 +117,7 @@ def mnn(path: Path, threads: int, target: str) -> Run:
 
 
 ENGINES: Mapping[str, Callable[[Path, int, str], Run]] = {
-    "fusewire": fusewire,
+    "fusewire": Fusewire,
     "onnxruntime": onnxruntime,
     "openvino": openvino,
     "mnn": mnn,

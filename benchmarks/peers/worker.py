@@ -1,7 +1,8 @@
 """One engine with one model, in a process of its own: started by `benchmarks.peers`, which tells it when to run.
 
-After it has loaded and warmed up it prints a line of JSON; then each line that it reads is answered with the times of
-one round, in milliseconds. Numbers go to the real standard output; what engines print goes to the error output.
+After it has loaded and warmed up it prints a line of JSON; then each line that it reads is answered: "run" with the
+times of one round, in milliseconds, "profile" with the steps of the engine, if it tells them. Numbers go to the real
+standard output; what engines print goes to the error output.
 """
 
 import json
@@ -35,8 +36,12 @@ def main(engine: str, path: str, threads: str, target: str, output: str) -> None
         run()
     count = int(np.clip(ROUND * 1e3 / milliseconds(run), 3, 400))
     print(json.dumps({"ready": count}), file=answers, flush=True)
-    for _ in sys.stdin:
-        print(json.dumps([milliseconds(run) for _ in range(count)]), file=answers, flush=True)
+    for line in sys.stdin:
+        if line.strip() == "profile":
+            profile = getattr(run, "profile", dict)
+            print(json.dumps(profile()), file=answers, flush=True)
+        else:
+            print(json.dumps([milliseconds(run) for _ in range(count)]), file=answers, flush=True)
 
 
 if __name__ == "__main__":
