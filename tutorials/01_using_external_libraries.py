@@ -160,10 +160,11 @@ generated_output = module.get_output(0).numpy()
 # The same network, and a target with one more word. oneDNN brings its own convolution; with a higher priority
 # than the generated one it is taken, as the log line says. For the compiler a library call is a black box.
 # Nothing can be fused into it from outside, and so there are two stages now: the library's convolution, and one
-# generated function for the rest.
+# generated function for the rest. (`-postops=0` keeps it so. Without that word the library would be asked to do
+# the rest, too, which is the subject of `03_library_fusion.py`.)
 
 chapter("Building for cpu -libs=onednn")
-library = fw.build(mod, target="cpu -libs=onednn", params=params)
+library = fw.build(mod, target="cpu -libs=onednn -postops=0", params=params)
 print("\nThe graph in two stages:\n")
 print(untyped(str(library.fused_mod)))
 
@@ -259,4 +260,5 @@ print(f"\nFigure: {figure_path}")
 #   -num-cores=1`. A library that is asked for and is missing is an error that names the pip command; one that
 #   has nothing to do is a warning.
 # * `02_building_graphs.py`: the builder, the text format and the passes.
+# * `03_library_fusion.py`: how fusion goes on across the border of a library.
 # * `docs/architecture.md`: how this network became C text, step by step.
