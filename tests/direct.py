@@ -26,6 +26,7 @@ AVX512 = Isa("avx512", 64, 32, ())
 AVX2 = Isa("avx2", 32, 16, ())
 SSE = Isa("sse", 16, 16, ())
 MARGIN = 64
+SCRATCH = 4 << 20
 
 
 def c_text(kernels: Sequence[Kernel]) -> str:
@@ -50,14 +51,15 @@ def run_kernels(work: Work) -> list[list[Array]]:
     text = C.headers + TEAM_HEADER + c_text([kernel for kernel, _ in work])
     code = load_shared([("direct", text)], isa_for(Target("cpu")).cflags)
     team = (ctypes.c_int * 4)(1, 0, 0, 0)
-    scratch = np.zeros(1 << 20, np.uint8)
-    place = ctypes.c_void_p(scratch.ctypes.data + -scratch.ctypes.data % 64)
+    scratch = np.zeros((2, SCRATCH), np.uint8)
+    first = scratch.ctypes.data + -scratch.ctypes.data % 64
+    places = ctypes.c_void_p(first), ctypes.c_void_p(first + SCRATCH - 64)
     results: list[list[Array]] = []
     for kernel, arrays in work:
         outputs = [_padded(b) for b in kernel.outputs]
         given = [np.ascontiguousarray(a) for a in arrays]
         pointers = [a.ctypes.data for a in (*given, *outputs)]
-        getattr(code, kernel.name)((ctypes.c_void_p * len(pointers))(*pointers), 0, 1, team, place, place)
+        getattr(code, kernel.name)((ctypes.c_void_p * len(pointers))(*pointers), 0, 1, team, *places)
         results.append([_checked(a, b) for a, b in zip(outputs, kernel.outputs, strict=True)])
     return results
 

@@ -21,10 +21,21 @@ import numpy.typing as npt
 from fusewire.ir.index import FloorDiv, Index, IndexVar, Mod, Product, ValueAtom, as_index
 from fusewire.ir.loops import Alloc, Barrier, Builder, For, If, Prefetch, Stmt, Store
 from fusewire.ir.op import Attrs
-from fusewire.ir.scalar import Apply, Buffer, Const, Load, Operand, Scalar, Value, compute_dtype
+from fusewire.ir.scalar import (
+    SHUFFLES,
+    Apply,
+    Buffer,
+    Const,
+    Load,
+    Operand,
+    Scalar,
+    Value,
+    compute_dtype,
+    shuffle_places,
+)
 from fusewire.ir.scalar import cast as cast_value
 from fusewire.ir.types import TensorType, Type, numpy_dtype, tensors_of
-from fusewire.ops.lowering import Context, Map, Procedure, Reduce, Stage, View
+from fusewire.ops.lowering import Context, Map, Nest, Procedure, Reduce, Stage, View
 from fusewire.ops.spec import OpSpec
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -75,6 +86,11 @@ class _Evaluation:
                 return self.memory[buffer].reshape(-1)[offset]
             case Apply(fn="select", args=(cond, yes, no)):
                 return self.value(yes if self.value(cond) else no)
+            case Apply(fn="iota", dtype=dtype):
+                return numpy_dtype(dtype).type(self.lane)
+            case Apply(fn=fn, args=args, lanes=lanes) if fn in SHUFFLES:
+                place = shuffle_places(fn, lanes)[self.lane]
+                return _Evaluation(self.env, self.memory, place % lanes).value(args[place // lanes])
             case Apply(fn="splat", args=(inner,)):
                 return self.value(inner)
             case Apply(fn="cast", args=(inner,), dtype=dtype):
@@ -293,6 +309,8 @@ def interpret_call(
             return [_map(lowering, context, k, memory) for k in range(len(context.outs))]
         case Reduce() as lowering:
             return [_reduce(lowering, context, memory)]
+        case Nest(write=write):
+            return _procedure(Procedure(lambda c, b, outs: write(c, b, _storing(b, outs))), context, memory)
         case Procedure() as lowering:
             return _procedure(lowering, context, memory)
     raise AssertionError(f"{spec.name} has no lowering")
@@ -329,9 +347,12 @@ def _map(lowering: Map, context: Context, k: int, memory: Memory) -> Array:
 def _reduce(lowering: Reduce, context: Context, memory: Memory) -> Array:
     reduction = lowering.make(context)
     out = context.out
-    rows = [n for axis, n in enumerate(out.static_shape) if axis not in reduction.spread]
-    assert tuple(rows) == reduction.rows, f"{reduction.rows} rows for an output of shape {out.static_shape}"
-    axes = _axes(out.static_shape)
+    shape = reduction.shape or out.static_shape
+    assert math.prod(shape) == math.prod(out.static_shape)
+    rows = [n for axis, n in enumerate(shape) if axis not in reduction.spread]
+    assert tuple(rows) == reduction.rows, f"{reduction.rows} rows for an output of shape {shape}"
+    assert len({stage.extents for stage in reduction.stages}) == 1
+    axes = _axes(shape)
     row_axes = reduction.row_of(axes)
     memory = dict(memory)
     stages: list[tuple[Stage, Value, tuple[Index, ...], Buffer]] = []
@@ -343,9 +364,9 @@ def _reduce(lowering: Reduce, context: Context, memory: Memory) -> Array:
         buffer = Buffer(f"stage{k}", (), dtype, "register")
         stages.append((stage, value, over, buffer))
         loads.append(Load(buffer, ()))
-    result = np.empty(out.static_shape, numpy_dtype(out.dtype))
+    result = np.empty(shape, numpy_dtype(out.dtype))
     final = cast_value(cast_value(reduction.result(axes, *loads), context.dtype), out.dtype)
-    spread_shape = [out.static_shape[axis] for axis in reduction.spread]
+    spread_shape = [shape[axis] for axis in reduction.spread]
     spread_axes = [axes[axis] for axis in reduction.spread]
     for row in _places(reduction.rows):
         env = _bound(row_axes, row)
@@ -358,7 +379,7 @@ def _reduce(lowering: Reduce, context: Context, memory: Memory) -> Array:
             for axis, i in sorted(zip(reduction.spread, place, strict=True)):
                 at.insert(axis, i)
             result[tuple(at)] = evaluate(final, {**env, **_bound(spread_axes, place)}, memory)
-    return result
+    return result.reshape(out.static_shape)
 
 
 def _value(operand: Operand) -> Value:
@@ -397,6 +418,11 @@ def combine(stage: Stage, terms: Sequence[Any], dtype: str) -> Any:
             place = np.argmax if stage.combine == "argmax" else np.argmin
             return np.int64(len(array) - 1 - place(array[::-1]) if stage.last else place(array))
     raise AssertionError(f"unknown reduction {stage.combine!r}")
+
+
+def _storing(builder: Builder, outputs: Sequence[Buffer]) -> Callable[[Sequence[Index], Value], None]:
+    (out,) = outputs
+    return lambda index, value: builder.store(out, index, value)
 
 
 def _procedure(lowering: Procedure, context: Context, memory: Memory) -> list[Array]:

@@ -32,4 +32,4 @@ def test_examples_write_what_is_shown(tmp_path: Path, monkeypatch: pytest.Monkey
             ended = fusewire(*shlex.split(command))
             assert shape_of(ended.out + ended.err) == shape_of(expected), command
             compared += 1
-    assert compared == 5
+    assert compared == 6

@@ -10,6 +10,8 @@ import pytest
 
 import fusewire as fw
 from fusewire.commands import health
+from fusewire.targets import peaks
+from fusewire.targets.cpuinfo import usable_cores
 from fusewire.targets.toolchain import cache_dir
 from tests.cli_models import bad_usage, fine, fusewire
 
@@ -20,6 +22,7 @@ def small_world(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("FUSEWIRE_CACHE_DIR", str(tmp_path / "kernels"))
     if request.node.name != "test_a_machine_in_order":
         monkeypatch.setattr(health, "gpus", list)
+        monkeypatch.setattr(health, "opencl", list)
 
 
 def report(status: int = 0) -> dict[str, Any]:
@@ -50,7 +53,7 @@ def test_a_machine_in_order() -> None:
     assert found["compiler"]["C compiler"]["version"] and found["compiler"]["test kernel"]["works"] is True
     assert found["cache"]["kernel cache"]["path"] == str(cache_dir())
     assert {"onednn", "openblas"} <= found["library"].keys()
-    assert {"opencl", "cuda"} == found["gpu"].keys() and "no cuda target yet" in found["gpu"]["cuda"]["detail"]
+    assert {"cuda"} == found["gpu"].keys() and "no cuda target yet" in found["gpu"]["cuda"]["detail"]
 
 
 def test_text() -> None:
@@ -145,6 +148,18 @@ def test_library_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["library"]["onednn"]["detail"] == "it is broken" and "pip install 'fusewire[onednn]'" in fixes(found)
     text = fusewire("doctor").out
     assert "missing  -libs=onednn" in text and "\n  pip install 'fusewire[onednn]'\n" in text
+
+
+def test_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("ROUNDS", 1), ("ROUND", 1e-4), ("LARGEST", 1 << 20)):
+        monkeypatch.setattr(peaks, name, value)
+    before = report()["peaks"]["peaks on 1 thread"]
+    assert before["state"] == "absent" and "fusewire doctor --peaks" in before["detail"]
+    measured = json.loads(fine("doctor", "--peaks", "--json"))["peaks"]
+    assert {p["threads"] for p in measured.values()} == {1, usable_cores()}
+    assert all(p["state"] == "ok" and p["flops"]["float32"] > 0 and p["date"] for p in measured.values())
+    assert report()["peaks"] == measured
+    assert "peaks on 1 thread" in fine("doctor")
 
 
 def test_bad_words() -> None:

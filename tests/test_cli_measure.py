@@ -52,6 +52,19 @@ def test_json_stays_alone_on_stdout(model: Path) -> None:
     assert ended.status == 0 and json.loads(ended.out) and "info: " in ended.err
 
 
+def test_bench_compares_with_the_peaks(model: Path) -> None:
+    options = ["--num-cores", 1, "--repeat", 1]
+    report = json.loads(fine("bench", model, *options, "--profile", "--json"))
+    assert report["gflop"] > 0 and report["gflops"] == pytest.approx(report["gflop"] / report["median_ms"] * 1e3)
+    steps, peaks = report["profile"]["steps"], report["profile"]["peaks"]
+    assert peaks["threads"] == 1 and report["peak"] == pytest.approx(report["gflops"] * 1e9 / peaks["flops"]["float32"])
+    assert sum(s["flops"] for s in steps) == pytest.approx(report["gflop"] * 1e9)
+    assert {s["bound"] for s in steps} <= {"compute", "memory"} and all(s["roof"] > 0 for s in steps)
+    assert "profile" not in json.loads(fine("bench", model, *options, "--json"))
+    for text in (fine("bench", model, *options, "--profile"), fine("run", model, "--num-cores", 1, "--profile")):
+        assert "GFLOP/s" in text and "of peak" in text and "peaks (" in text and "threads: 1, measured 2" in text
+
+
 # compare
 
 TWO = ("--targets", "cpu", "cpu -num-cores=1")
@@ -130,7 +143,7 @@ def test_bad_options_of_compare(options: list[str], model: Path) -> None:
 def test_compare_needs_a_model(model: Path) -> None:
     fine("compile", model, "-o", "net.fw")
     assert "is compiled already" in failed("compare", "net.fw", *TWO)
-    assert "generates code for cpu only" in failed("compare", model, "--targets", "cpu", "cuda")
+    assert "generates code for cpu and opencl only" in failed("compare", model, "--targets", "cpu", "cuda")
 
 
 # explain

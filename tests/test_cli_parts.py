@@ -14,7 +14,7 @@ import fusewire as fw
 from fusewire.commands.base import _finite, shown
 from fusewire.commands.bench import statistics
 from fusewire.commands.compare import spread
-from fusewire.commands.differences import difference
+from fusewire.commands.differences import difference, rounding_of
 from fusewire.commands.files import why_not_writable, written
 from fusewire.commands.params import ShapesType
 
@@ -51,6 +51,18 @@ def test_absolute_and_relative() -> None:
     assert (found.max_abs, found.max_rel, found.beyond) == (2.0, 0.5, 1)
     assert difference(floats(1.5, 10.0), floats(1.0, 8.0), 0.3, 0.2).within
     assert difference(floats(1.0), floats(0.0), 0, 0).max_rel == float("inf")
+
+
+def test_rounded_factors_are_allowed_for_as_a_part_of_the_largest_element() -> None:
+    got, reference = floats(1.0, 101.0, -1.0), floats(0.0, 100.0, 0.0)
+    assert difference(got, reference, 1e-3, 1e-5).beyond == 3
+    allowed = {p: rounding_of([fw.Target("cpu"), fw.Target(f"cpu -precision={p}")]) for p in ("fp32", "fp16", "bf16")}
+    found = {p: difference(got, reference, 1e-3, 1e-5, rounding) for p, rounding in allowed.items()}
+    assert [found[p].beyond for p in allowed] == [3, 3, 0]
+    assert found["bf16"].of_largest == pytest.approx(0.01)
+    assert difference(floats(0.0), floats(0.0), 0, 0).of_largest == 0
+    assert difference(floats(1.0), floats(0.0), 0, 0).of_largest == math.inf
+    assert difference(np.array([3]), np.array([100]), 0, 0, 0.5).beyond == 1  # no whole number is rounded
 
 
 def test_whole_numbers_and_empty_outputs() -> None:

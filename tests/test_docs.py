@@ -59,3 +59,11 @@ def test_readme_examples_print_what_is_shown() -> None:
             exec(compile(block, "README.md", "exec"), names)
         printed = stream.getvalue().rstrip()
     assert compared == 2
+
+
+def test_the_example_of_tuning_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "tuning.md").read_text(encoding="utf-8"), re.DOTALL)
+    with contextlib.redirect_stdout(io.StringIO()) as stream:
+        exec(compile(block, "tuning.md", "exec"), {})
+    assert "whole network" in stream.getvalue() and (tmp_path / "records.jsonl").exists()

@@ -28,7 +28,8 @@ MISTAKES: dict[str, Callable[[], Any]] = {
     "not an instrument": lambda: fw.transform.PassContext(instruments=[object()]),  # type: ignore[list-item]
     "level as text": lambda: fw.transform.PassContext(opt_level="3"),  # type: ignore[arg-type]
     "library for a module": lambda: fw.GraphModule(fw.build(fw.exp(X), "cpu")),  # type: ignore[arg-type]
-    "precision that is not there": lambda: fw.build(fw.exp(X), "cpu -precision=bfloat16"),
+    "precision that is not there": lambda: fw.build(fw.exp(X), "cpu -precision=float8"),
+    "precision that the processor lacks": lambda: fw.build(fw.exp(X), "cpu -mcpu=k8 -precision=float16"),
 }
 
 

@@ -21,6 +21,7 @@ OPTIONAL = (
     "onnx",
     "torch",
     "dask",
+    "jinja2",
     "matplotlib",
     "PIL",
     "scipy",
@@ -85,7 +86,7 @@ def test_wheel_has_every_file(wheel: list[str]) -> None:
         f"{package.replace('.', '/')}/{file.name}"
         for package, folder in folders().items()
         for file in folder.iterdir()
-        if file.suffix in (".py", ".c", ".h", ".in", ".typed")
+        if file.suffix in (".py", ".c", ".h", ".in", ".typed", ".jinja", ".css", ".js")
     }
     assert expected - set(wheel) == set()
     assert {"fusewire/py.typed", "fusewire/targets/runtime.c", "fusewire/targets/fw_team.h"} <= expected

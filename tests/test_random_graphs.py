@@ -8,6 +8,7 @@ import pytest
 import fusewire as fw
 from fusewire.testing import evaluate
 from tests.random_graphs import random_graph
+from tests.which import TARGET
 
 COUNT = 200
 PER_TEST = 10
@@ -32,11 +33,11 @@ VARIANTS: dict[str, dict[str, object]] = {
 }
 
 
-def check(seed: int, variant: str) -> None:
+def check(seed: int, variant: str, target: str = TARGET) -> None:
     function, inputs = random_graph(seed)
     expected = evaluate(function, inputs)
     with fw.transform.PassContext(**VARIANTS[variant]):  # type: ignore[arg-type]
-        result = fw.build(function, "cpu")(**inputs)
+        result = fw.build(function, target)(**inputs)
     results = result if isinstance(result, list) else [result]
     assert len(results) == len(expected)
     for actual, wanted in zip(results, expected, strict=True):

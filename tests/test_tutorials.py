@@ -1,6 +1,7 @@
 """The tutorials run and show what they promise."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,7 +30,12 @@ def section(output: str, title: str) -> str:
 
 
 def test_every_tutorial_is_tested() -> None:
-    assert sorted(p.name for p in TUTORIALS.glob("*.py")) == ["01_using_external_libraries.py", "02_building_graphs.py"]
+    assert sorted(p.name for p in TUTORIALS.glob("*.py")) == [
+        "01_using_external_libraries.py",
+        "02_building_graphs.py",
+        "03_library_fusion.py",
+        "06_your_own_library.py",
+    ]
 
 
 def test_using_external_libraries(tmp_path: Path) -> None:
@@ -46,7 +52,7 @@ def test_using_external_libraries(tmp_path: Path) -> None:
     assert stores and all("= max(" in line for line in stores)
 
     generated = section(output, "Building for cpu")
-    assert "Using conv2d_nchw.cpu for nn.conv2d based on highest priority (10)" in generated
+    assert re.search(r"Using conv2d_\w+\.cpu for nn.conv2d based on highest priority \(10\)", generated)
     assert generated.count("Primitive=1") == 1
 
     library = section(output, "Building for cpu -libs=onednn")
@@ -59,6 +65,30 @@ def test_using_external_libraries(tmp_path: Path) -> None:
     (figure,) = (tmp_path / "figures").iterdir()
     assert figure.name == "01_using_external_libraries.png"
     assert figure.read_bytes().startswith(b"\x89PNG") and figure.stat().st_size > 50_000
+
+
+def test_library_fusion(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    output = run("03_library_fusion.py", tmp_path, "--output", str(tmp_path / "figures"))
+
+    ways = section(output, "Who runs what").strip().split("\n\n")
+    steps = [[line.split("[")[0].strip() for line in way.splitlines()[1:]] for way in ways[:3]]
+    assert steps == [
+        ["kernel: nn.conv2d + multiply + add + nn.relu"],
+        ["library call: nn.conv2d", "kernel: multiply + add + nn.relu"],
+        ["library call: nn.conv2d + multiply + add + nn.relu"],
+    ]
+    assert section(output, "One call").count("Primitive=1") == 1
+    assert section(output, "The chain").count("?") == 8
+    refused = section(output, "A step that the library refuses")
+    assert "only the slow reference implementation (ref" in refused and "fused_add_nn_relu" in refused
+    assert 'Composite="acme.scaled", Compiler="acme", Primitive=1' in section(output, "Partitioned by hand")
+    differences = re.findall(r"(\d\.\de[-+]\d+)$", section(output, "Largest difference from float64"), re.MULTILINE)
+    assert len(differences) == 3 and max(map(float, differences)) < 1e-5
+    assert section(output, "Timings").count(" ms\n") == 3
+    (figure,) = (tmp_path / "figures").iterdir()
+    assert figure.name == "03_library_fusion.png"
+    assert figure.read_bytes().startswith(b"\x89PNG") and figure.stat().st_size > 20_000
 
 
 def test_building_graphs(tmp_path: Path) -> None:
@@ -74,6 +104,21 @@ def test_building_graphs(tmp_path: Path) -> None:
     assert "nn.relu" in section(output, "A pass made of an ExprMutator")
     assert "erf" in section(output, "A rewrite by pattern")
     assert not list(tmp_path.glob("*.png"))
+
+
+def test_your_own_library(tmp_path: Path) -> None:
+    output = run("06_your_own_library.py", tmp_path)
+    built = section(output, "Building for cpu -libs=acme")
+    assert built.count("Using dense_acme.cpu for nn.dense based on highest priority (30)") == 3
+    assert "refused: what is added is Tensor[(1, 1), float32], expected one float32 for each of 10 units" in built
+    right = section(output, "Is it right?")
+    assert "calls of acme_dense: 3" in right and "no difference: the results agree" in right
+    refused = section(output, "What it refuses")
+    assert "library acme is not used: acme.dense: an operand is float64, expected float32" in refused
+    assert "-strict: not everything runs where the target asks:" in refused and "(2 times)" in refused
+    assert section(output, "Is it faster?").count(" us\n") == 2
+    assert 'acme = "acme_fusewire:LIBRARY"' in output
+    assert not list(tmp_path.iterdir())
 
 
 def test_picture_is_small_and_drawn_by_its_script(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """For tests of libraries: where each part of a compiled graph runs, and whether its results are right."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -40,6 +41,20 @@ def refusals(lib: fw.CompiledModule) -> list[str]:
     return [f"{c.name}: {c.refusal}" for c in candidates if c.refusal is not None]
 
 
+def taken(lib: fw.CompiledModule) -> list[tuple[str, ...]]:
+    """The operators of each step that a library runs."""
+    return [
+        c.ops
+        for c, s in zip(lib.explain().choices, lib.program.leaf_steps(), strict=True)
+        if isinstance(s, LibraryStep)
+    ]
+
+
+def gelu(x: fw.Expr) -> fw.Expr:
+    """As it is written out in graphs."""
+    return x * fw.const(0.5) * (fw.erf(x * fw.const(math.sqrt(0.5))) + fw.const(1.0))
+
+
 def uniform(seed: int, shape: Sequence[int], dtype: Any = np.float32) -> Array:
     return np.random.default_rng(seed).uniform(-1, 1, tuple(shape)).astype(dtype)
 
@@ -60,8 +75,9 @@ def values_for(function: fw.Function) -> dict[str, Array]:
 
 
 def check(
-    body: fw.Expr, libs: str, expected: Sequence[str], constants: Sequence[str] = (), rtol: float = 1e-5
-) -> fw.CompiledModule:
+    body: fw.Expr, libs: str, expected: Sequence[str], constants: Sequence[str] = (), rtol: float = 1e-5,
+    *, against_cpu: bool = True,
+) -> fw.CompiledModule:  # fmt: skip
     """Build for `libs`, assert where each step runs, and compare with target "cpu" and with NumPy in float64.
 
     Args:
@@ -70,6 +86,7 @@ def check(
         expected: what `placed` should give.
         constants: names of parameters that are known when building.
         rtol: tolerance, also relative to the largest value.
+        against_cpu: whether to build for "cpu", too, which takes a C compiler's time.
 
     """
     function = function_of(body)
@@ -79,7 +96,8 @@ def check(
     lib = fw.build(function, f"cpu -libs={libs}", params=params)
     assert placed(lib) == list(expected)
     results = _run(lib, inputs)
-    compare(results, _run(fw.build(function, "cpu", params=params), inputs), rtol)
+    if against_cpu:
+        compare(results, _run(fw.build(function, "cpu", params=params), inputs), rtol)
     compare(results, evaluate(function, values), rtol)
     compare(_run(lib, inputs), results, 0)
     return lib

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fusewire.contrib.onednn import ffi
-from fusewire.contrib.onednn.describe import Convolution
+from fusewire.contrib.onednn.convolution import Convolution
 
 Array = NDArray[Any]
 

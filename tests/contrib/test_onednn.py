@@ -32,20 +32,24 @@ from tests.contrib.onednn_cases import needs_onednn
 
 
 @needs_onednn
-def test_tutorial_net_has_two_steps(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("post_ops", [True, False])
+def test_tutorial_net_is_one_call_or_two_steps(caplog: pytest.LogCaptureFixture, post_ops: bool) -> None:
     mod, params = create_workload(tutorial_net())
     values = {name: param.numpy() for name, param in params.items()}
     values |= {"gamma": uniform(1, (16,)) + 1, "beta": uniform(2, (16,)), "mean": uniform(3, (16,))}
     with caplog.at_level(logging.INFO, logger="fusewire"):
-        lib = fw.build(mod, "cpu -libs=onednn", params=values)
+        lib = fw.build(mod, f"cpu -libs=onednn{'' if post_ops else ' -postops=0'}", params=values)
     assert "Using conv2d_onednn.cpu for nn.conv2d based on highest priority (25)" in caplog.messages
-    first, second = lib.program.leaf_steps()
+    first, *others = lib.program.leaf_steps()
     assert isinstance(first, LibraryStep)
     assert first.composite == "onednn.conv2d"
-    assert isinstance(second, KernelStep)
-    assert second.name.endswith("fused_multiply_add_nn_relu")
     chosen = [(choice.chosen, choice.ops) for choice in lib.explain().choices]
-    assert chosen == [("conv2d_onednn.cpu", ("nn.conv2d",)), ("loops.cpu", ("multiply", "add", "nn.relu"))]
+    if post_ops:
+        assert chosen == [("conv2d_onednn.cpu", ("nn.conv2d", "multiply", "add", "nn.relu"))]
+    else:
+        (second,) = others
+        assert isinstance(second, KernelStep) and second.name.endswith("fused_multiply_add_nn_relu")
+        assert chosen == [("conv2d_onednn.cpu", ("nn.conv2d",)), ("loops.cpu", ("multiply", "add", "nn.relu"))]
 
     data = uniform(4, (1, 3, 224, 224))
     module = fw.GraphModule(lib["default"](fw.device("cpu", 0)))
@@ -165,22 +169,23 @@ def test_bfloat16_is_right_or_refused_by_the_library() -> None:
 def test_result_is_used_twice() -> None:
     y = conv2d((1, 8, 9, 9), (8, 8, 3, 3), padding=1)
     check(fw.add(fw.nn.relu(y), y), "onednn", ["onednn.conv2d", "kernel"], ["weight"])
-    check(fw.Tuple([y, fw.tanh(y), y]), "onednn", ["onednn.conv2d", "kernel"], ["weight"])
+    check(fw.Tuple([y, fw.tanh(y), y]), "onednn", ["onednn.conv2d", "onednn.tanh"], ["weight"])
 
 
 @needs_onednn
 def test_residual_block() -> None:
-    x = var("x", 1, 8, 9, 9)
-    y = fw.nn.relu(fw.nn.conv2d(x, var("w1", 8, 8, 3, 3), padding=1))
-    y = fw.nn.relu(fw.nn.conv2d(y, var("w2", 8, 8, 3, 3), padding=1) + x)
-    check(y, "onednn", ["onednn.conv2d", "kernel"] * 2, ["w1", "w2"])
+    x = var("x", 1, 6, 9, 9)
+    y = fw.nn.relu(fw.nn.conv2d(x, var("w1", 6, 6, 3, 3), padding=1))
+    y = fw.nn.relu(fw.nn.conv2d(y, var("w2", 6, 6, 3, 3), padding=1) + x)
+    check(y, "onednn", ["onednn.conv2d"] * 2, ["w1", "w2"])
+    check(y, "onednn -postops=0", ["onednn.conv2d", "kernel"] * 2, ["w1", "w2"])
 
 
 @needs_onednn
 def test_same_input_twice() -> None:
     a = var("a", 6, 6)
     check(fw.nn.matmul(a, a), "onednn", ["onednn.matmul"])
-    check(fw.nn.dense(a, fw.nn.relu(a)), "onednn", ["kernel", "onednn.dense"])
+    check(fw.nn.dense(a, fw.nn.relu(a)), "onednn", ["onednn.relu", "onednn.dense"])
     function = function_of(fw.nn.dense(var("a", 6, 6), var("b", 6, 6)))
     lib, x = fw.build(function, "cpu -libs=onednn"), uniform(1, (6, 6))
     assert placed(lib) == ["onednn.dense"]
@@ -199,7 +204,7 @@ def test_in_a_branch() -> None:
     x, w = var("x", 4, 6), fw.const(uniform(1, (6, 6)))
     body = fw.If(var("flag", dtype="bool"), fw.nn.dense(x, w), fw.nn.relu(x))
     lib = fw.build(fw.Function(fw.analysis.free_vars(body), body), "cpu -libs=onednn")
-    assert sorted(placed(lib)) == ["kernel", "onednn.dense"]
+    assert sorted(placed(lib)) == ["onednn.dense", "onednn.relu"]
     value = uniform(2, (4, 6))
     compare([lib(x=value, flag=np.array(True))], [value.astype(np.float64) @ w.data.T.astype(np.float64)])
     compare([lib(x=value, flag=np.array(False))], [np.maximum(value, 0)])
@@ -211,7 +216,7 @@ def test_modules_run_in_several_threads() -> None:
     function = function_of(body)
     values = values_for(function)
     lib = fw.build(function, "cpu -libs=onednn -num-cores=2", params={"weight": values["weight"]})
-    assert placed(lib) == ["onednn.conv2d", "kernel"]
+    assert placed(lib) == ["onednn.conv2d"]
 
     def work(seed: int) -> None:
         module = fw.GraphModule(lib["default"](fw.cpu()))
@@ -251,14 +256,14 @@ def test_failure_at_run_time(monkeypatch: pytest.MonkeyPatch) -> None:
     function = function_of(fw.nn.relu(conv2d((1, 3, 8, 8), (4, 3, 3, 3))))
     values = values_for(function)
     lib = fw.build(function, "cpu -libs=onednn", params={"weight": values["weight"]})
-    assert placed(lib) == ["onednn.conv2d", "kernel"]
+    assert placed(lib) == ["onednn.conv2d"]
     module = fw.GraphModule(lib["default"](fw.cpu()))
     module.set_input("data", values["data"])
 
     def without_arguments(self: Step, stream: Any) -> None:
         self._api.dll.dnnl_primitive_execute(self._primitive, stream, 0, self._arguments)
 
-    call = r"nn\.conv2d\(Tensor\[\(1, 3, 8, 8\), float32\], Tensor\[\(4, 3, 3, 3\), float32\]\)"
+    call = r"nn\.conv2d\(Tensor\[\(1, 3, 8, 8\), float32\], Tensor\[\(4, 3, 3, 3\), float32\]\) \+ relu"
     with monkeypatch.context() as patch:
         patch.setattr(Step, "run", without_arguments)
         with pytest.raises(

@@ -14,9 +14,11 @@ import pytest
 from numpy.typing import NDArray
 
 from fusewire.contrib.onednn import ffi
-from fusewire.contrib.onednn.describe import Binary, Convolution, Eltwise, MatMul
+from fusewire.contrib.onednn.convolution import Convolution
+from fusewire.contrib.onednn.describe import Binary, Eltwise
 from fusewire.contrib.onednn.ffi import OneDNNError, OneDNNRefused
 from fusewire.contrib.onednn.primitive import Primitive
+from fusewire.contrib.onednn.product import MatMul
 from fusewire.ir.errors import LibraryNotFound, RuntimeInputError
 from tests.contrib.onednn_cases import close, describe, needs_onednn, reference_convolution, uniform
 

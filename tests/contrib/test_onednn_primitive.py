@@ -8,9 +8,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from fusewire.contrib.onednn.describe import Binary, Convolution, Eltwise, MatMul, Sum
+from fusewire.contrib.onednn.convolution import Convolution
+from fusewire.contrib.onednn.describe import Binary, Eltwise, Sum
 from fusewire.contrib.onednn.ffi import ELTWISE, OneDNNRefused
 from fusewire.contrib.onednn.primitive import Primitive
+from fusewire.contrib.onednn.product import MatMul
 from tests.contrib.onednn_cases import Array, close, describe, needs_onednn, reference_convolution, uniform
 
 

@@ -1,6 +1,7 @@
 """What oneDNN does not take, and why; and builds where it is not installed."""
 
 import logging
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -50,7 +51,8 @@ REFUSALS: dict[str, tuple[Build, str]] = {
     ),
     "data_layout": (
         lambda: conv2d((1, 2, 8, 8, 4), (4, 8, 3, 3), data_layout="NCHW4c"),
-        "data_layout NCHW4c has blocks, expected whole axes such as NCHW",
+        "data_layout NCHW4c has blocks that oneDNN does not know, "
+        "expected whole axes such as NCHW, or NCHW8c or NCHW16c",
     ),
     "kernel_layout": (
         lambda: conv2d((1, 8, 8, 8), (1, 8, 3, 3, 4), kernel_layout="OIHW4o"),
@@ -58,7 +60,8 @@ REFUSALS: dict[str, tuple[Build, str]] = {
     ),
     "out_layout": (
         lambda: conv2d((1, 8, 8, 8), (4, 8, 3, 3), out_layout="NCHW4c"),
-        "out_layout NCHW4c has blocks, expected whole axes such as NCHW",
+        "out_layout NCHW4c has blocks that oneDNN does not know, "
+        "expected whole axes such as NCHW, or NCHW8c or NCHW16c",
     ),
     "padding": (
         lambda: conv2d((1, 3, 8, 8), (4, 3, 3, 3), padding=(0, 0, 0, 99)),
@@ -159,7 +162,7 @@ def no_onednn(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_missing_package_builds_but_does_not_run() -> None:
     mod, params = create_workload(tutorial_net())
     lib = fw.build(mod, "cpu -libs=onednn", params=params)
-    assert placed(lib) == ["onednn.conv2d", "kernel"]
+    assert placed(lib) == ["onednn.conv2d"]
     assert "conv2d_onednn.cpu" in str(lib.explain())
     data = uniform(1, (1, 3, 224, 224))
     message = r"^onednn: .*pip install 'fusewire\[onednn\]'"
@@ -178,8 +181,8 @@ def test_missing_package_refuses_the_same(body: Build, reason: str) -> None:
 
 @pytest.mark.usefixtures("no_onednn")
 def test_unused_missing_package_does_not_matter() -> None:
-    function = function_of(fw.nn.relu(var("x", 3)))
+    function = function_of(fw.erf(var("x", 3)))
     lib = fw.build(function, "cpu -libs=onednn")
     assert placed(lib) == ["kernel"]
     x = np.array([-1, 0, 2], np.float32)
-    compare([lib(x=x)], [np.maximum(x, 0)])
+    compare([lib(x=x)], [np.vectorize(math.erf)(x)])

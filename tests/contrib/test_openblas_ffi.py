@@ -81,10 +81,38 @@ def test_every_other_row_and_single_rows() -> None:
 
 
 @needs_openblas
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("trans_a", [False, True])
+@pytest.mark.parametrize("trans_b", [False, True])
+@pytest.mark.parametrize(("m", "n"), [(1, 7), (7, 1), (1, 1)])
+def test_one_row_or_column_goes_to_gemv(
+    monkeypatch: pytest.MonkeyPatch, m: int, n: int, trans_a: bool, trans_b: bool, dtype: Any
+) -> None:
+    monkeypatch.setattr(ffi, "_GEMM", dict.fromkeys(ffi._GEMM, ("no_gemm", None)))
+    a, b = uniform(1, (6, m) if trans_a else (m, 6), dtype), uniform(2, (n, 6) if trans_b else (6, n), dtype)
+    out = np.full((m, n), np.nan, dtype)
+    gemm(a, b, out, trans_a, trans_b, alpha=2)
+    close(out, 2 * product(a, b, trans_a, trans_b))
+    gemm(a, b, out, trans_a, trans_b, alpha=-1, beta=1)
+    close(out, product(a, b, trans_a, trans_b))
+
+
+@needs_openblas
+def test_vectors_cut_from_matrices() -> None:
+    a, wide_b, wide_out = uniform(1, (5, 6)), uniform(2, (6, 4)), np.zeros((5, 3), F32)
+    gemm(a, wide_b[:, 2:3], wide_out[:, 1:2])
+    close(wide_out[:, 1:2], product(a, wide_b[:, 2:3]))
+    assert not wide_out[:, [0, 2]].any()
+
+
+@needs_openblas
 def test_empty_dimensions() -> None:
     out = np.full((3, 4), np.nan, F32)
     gemm(np.zeros((3, 0), F32), np.zeros((0, 4), F32), out)
     np.testing.assert_array_equal(out, 0)
+    row = np.full((1, 4), np.nan, F32)
+    gemm(np.zeros((1, 0), F32), np.zeros((0, 4), F32), row)
+    np.testing.assert_array_equal(row, 0)
     gemm(np.zeros((0, 5), F32), np.zeros((5, 4), F32), np.zeros((0, 4), F32))
     gemm(np.zeros((3, 5), F32), np.zeros((5, 0), F32), np.zeros((3, 0), F32))
 

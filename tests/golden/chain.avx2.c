@@ -3,12 +3,24 @@ typedef float v8f32u __attribute__((vector_size(32), aligned(4), may_alias));
 typedef int32_t v8i32 __attribute__((vector_size(32)));
 typedef int32_t v8i32u __attribute__((vector_size(32), aligned(4), may_alias));
 static inline v8f32 fw_maxc_v8f32(v8f32 a, float b) {
+#if defined(__AVX__)
+  v8f32 r, c = (v8f32){0} + b;
+  __asm__("vmaxps\t%2, %1, %0" : "=v"(r) : "v"(c), "v"(a));
+  return r;
+#else
   v8i32 m = a < b;
   return (v8f32)((m & (v8i32)((v8f32){0} + b)) | (~m & (v8i32)a));
+#endif
 }
 static inline v8f32 fw_minc_v8f32(v8f32 a, float b) {
+#if defined(__AVX__)
+  v8f32 r, c = (v8f32){0} + b;
+  __asm__("vminps\t%2, %1, %0" : "=v"(r) : "v"(c), "v"(a));
+  return r;
+#else
   v8i32 m = a > b;
   return (v8f32)((m & (v8i32)((v8f32){0} + b)) | (~m & (v8i32)a));
+#endif
 }
 static inline v8i32 fw_bits_v8f32(v8f32 a) { return (v8i32)a; }
 static inline v8f32 fw_from_bits_v8f32(v8i32 a) { return (v8f32)a; }

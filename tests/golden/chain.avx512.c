@@ -3,12 +3,24 @@ typedef float v16f32u __attribute__((vector_size(64), aligned(4), may_alias));
 typedef int32_t v16i32 __attribute__((vector_size(64)));
 typedef int32_t v16i32u __attribute__((vector_size(64), aligned(4), may_alias));
 static inline v16f32 fw_maxc_v16f32(v16f32 a, float b) {
+#if defined(__AVX512F__)
+  v16f32 r, c = (v16f32){0} + b;
+  __asm__("vmaxps\t%2, %1, %0" : "=v"(r) : "v"(c), "v"(a));
+  return r;
+#else
   v16i32 m = a < b;
   return (v16f32)((m & (v16i32)((v16f32){0} + b)) | (~m & (v16i32)a));
+#endif
 }
 static inline v16f32 fw_minc_v16f32(v16f32 a, float b) {
+#if defined(__AVX512F__)
+  v16f32 r, c = (v16f32){0} + b;
+  __asm__("vminps\t%2, %1, %0" : "=v"(r) : "v"(c), "v"(a));
+  return r;
+#else
   v16i32 m = a > b;
   return (v16f32)((m & (v16i32)((v16f32){0} + b)) | (~m & (v16i32)a));
+#endif
 }
 static inline v16i32 fw_bits_v16f32(v16f32 a) { return (v16i32)a; }
 static inline v16f32 fw_from_bits_v16f32(v16i32 a) { return (v16f32)a; }

@@ -8,15 +8,27 @@ static inline v8f32 fw_fma_v8f32(v8f32 a, v8f32 b, v8f32 c) { return a * b + c; 
 typedef int32_t v8i32 __attribute__((vector_size(32)));
 typedef int32_t v8i32u __attribute__((vector_size(32), aligned(4), may_alias));
 static inline v8f32 fw_maxc_v8f32(v8f32 a, float b) {
+#if defined(__AVX__)
+  v8f32 r, c = (v8f32){0} + b;
+  __asm__("vmaxps\t%2, %1, %0" : "=v"(r) : "v"(c), "v"(a));
+  return r;
+#else
   v8i32 m = a < b;
   return (v8f32)((m & (v8i32)((v8f32){0} + b)) | (~m & (v8i32)a));
+#endif
 }
 static inline v4f32 fw_fma_v4f32(v4f32 a, v4f32 b, v4f32 c) { return a * b + c; }
 typedef int32_t v4i32 __attribute__((vector_size(16)));
 typedef int32_t v4i32u __attribute__((vector_size(16), aligned(4), may_alias));
 static inline v4f32 fw_maxc_v4f32(v4f32 a, float b) {
+#if defined(__AVX__)
+  v4f32 r, c = (v4f32){0} + b;
+  __asm__("vmaxps\t%2, %1, %0" : "=v"(r) : "v"(c), "v"(a));
+  return r;
+#else
   v4i32 m = a < b;
   return (v4f32)((m & (v4i32)((v4f32){0} + b)) | (~m & (v4i32)a));
+#endif
 }
 
 void KERNEL(void *const *restrict args, int tid, int nthreads, fw_team *team,

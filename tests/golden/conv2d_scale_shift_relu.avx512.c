@@ -8,15 +8,27 @@ static inline v16f32 fw_fma_v16f32(v16f32 a, v16f32 b, v16f32 c) { return a * b 
 typedef int32_t v16i32 __attribute__((vector_size(64)));
 typedef int32_t v16i32u __attribute__((vector_size(64), aligned(4), may_alias));
 static inline v16f32 fw_maxc_v16f32(v16f32 a, float b) {
+#if defined(__AVX512F__)
+  v16f32 r, c = (v16f32){0} + b;
+  __asm__("vmaxps\t%2, %1, %0" : "=v"(r) : "v"(c), "v"(a));
+  return r;
+#else
   v16i32 m = a < b;
   return (v16f32)((m & (v16i32)((v16f32){0} + b)) | (~m & (v16i32)a));
+#endif
 }
 static inline v4f32 fw_fma_v4f32(v4f32 a, v4f32 b, v4f32 c) { return a * b + c; }
 typedef int32_t v4i32 __attribute__((vector_size(16)));
 typedef int32_t v4i32u __attribute__((vector_size(16), aligned(4), may_alias));
 static inline v4f32 fw_maxc_v4f32(v4f32 a, float b) {
+#if defined(__AVX__)
+  v4f32 r, c = (v4f32){0} + b;
+  __asm__("vmaxps\t%2, %1, %0" : "=v"(r) : "v"(c), "v"(a));
+  return r;
+#else
   v4i32 m = a < b;
   return (v4f32)((m & (v4i32)((v4f32){0} + b)) | (~m & (v4i32)a));
+#endif
 }
 
 void KERNEL(void *const *restrict args, int tid, int nthreads, fw_team *team,

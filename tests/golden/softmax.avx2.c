@@ -7,14 +7,47 @@ static inline v8f32 fw_max_v8f32(v8f32 a, v8f32 b) {
   v8i32 m = (a <= b) | (b != b);
   return (v8f32)((m & (v8i32)((v8f32){0} + b)) | (~m & (v8i32)a));
 }
+static inline v8f32 fw_rotate4_v8f32(v8f32 a, v8f32 b) {
+#if defined(__clang__) || __GNUC__ >= 12
+  return __builtin_shufflevector(a, b, 4, 5, 6, 7, 0, 1, 2, 3);
+#else
+  return __builtin_shuffle(a, b, (v8i32){4, 5, 6, 7, 0, 1, 2, 3});
+#endif
+}
+static inline v8f32 fw_rotate2_v8f32(v8f32 a, v8f32 b) {
+#if defined(__clang__) || __GNUC__ >= 12
+  return __builtin_shufflevector(a, b, 2, 3, 4, 5, 6, 7, 0, 1);
+#else
+  return __builtin_shuffle(a, b, (v8i32){2, 3, 4, 5, 6, 7, 0, 1});
+#endif
+}
+static inline v8f32 fw_rotate1_v8f32(v8f32 a, v8f32 b) {
+#if defined(__clang__) || __GNUC__ >= 12
+  return __builtin_shufflevector(a, b, 1, 2, 3, 4, 5, 6, 7, 0);
+#else
+  return __builtin_shuffle(a, b, (v8i32){1, 2, 3, 4, 5, 6, 7, 0});
+#endif
+}
 static inline float fw_max_f32(float a, float b) { return (a > b || a != a) ? a : b; }
 static inline v8f32 fw_maxc_v8f32(v8f32 a, float b) {
+#if defined(__AVX__)
+  v8f32 r, c = (v8f32){0} + b;
+  __asm__("vmaxps\t%2, %1, %0" : "=v"(r) : "v"(c), "v"(a));
+  return r;
+#else
   v8i32 m = a < b;
   return (v8f32)((m & (v8i32)((v8f32){0} + b)) | (~m & (v8i32)a));
+#endif
 }
 static inline v8f32 fw_minc_v8f32(v8f32 a, float b) {
+#if defined(__AVX__)
+  v8f32 r, c = (v8f32){0} + b;
+  __asm__("vminps\t%2, %1, %0" : "=v"(r) : "v"(c), "v"(a));
+  return r;
+#else
   v8i32 m = a > b;
   return (v8f32)((m & (v8i32)((v8f32){0} + b)) | (~m & (v8i32)a));
+#endif
 }
 static inline v8i32 fw_bits_v8f32(v8f32 a) { return (v8i32)a; }
 static inline v8f32 fw_from_bits_v8f32(v8i32 a) { return (v8f32)a; }
@@ -54,7 +87,6 @@ static inline float fw_exp_f32(float a) {
   int32_t h = n >> 1;
   return p * fw_from_bits_f32((h + 127) << 23) * fw_from_bits_f32((n - h + 127) << 23);
 }
-static inline v8f32 fw_div_v8f32(v8f32 a, v8f32 b) { return a / b; }
 static inline float fw_div_f32(float a, float b) { return a / b; }
 
 void KERNEL(void *const *restrict args, int tid, int nthreads, fw_team *team,
@@ -64,45 +96,71 @@ void KERNEL(void *const *restrict args, int tid, int nthreads, fw_team *team,
   float *restrict out = args[1];
   if (tid == 0) {
     for (int64_t row = 0; row < 4; ++row) {
-      float parts0[8] __attribute__((aligned(64)));
-      for (int64_t lane0v = 0; lane0v < 1; ++lane0v) {
-        v8f32 part0_0;
-        part0_0 = fw_splat_v8f32(-__builtin_inff());
-        for (int64_t k0_0 = 0; k0_0 < 6; ++k0_0) {
-          part0_0 = fw_max_v8f32(part0_0, (*(const v8f32u *)&p0[50 * row + 8 * k0_0]));
+      float parts[8] __attribute__((aligned(64)));
+      for (int64_t lanev = 0; lanev < 1; ++lanev) {
+        v8f32 acc_0;
+        v8f32 acc_1;
+        acc_0 = fw_splat_v8f32(-__builtin_inff());
+        acc_1 = fw_splat_v8f32(-__builtin_inff());
+        for (int64_t kv = 0; kv < 3; ++kv) {
+          acc_0 = fw_max_v8f32(acc_0, (*(const v8f32u *)&p0[50 * row + 16 * kv]));
+          acc_1 = fw_max_v8f32(acc_1, (*(const v8f32u *)&p0[50 * row + 16 * kv + 8]));
         }
-        *(v8f32u *)&parts0[0] = part0_0;
+        acc_0 = fw_max_v8f32(acc_0, acc_1);
+        *(v8f32u *)&parts[0] = acc_0;
       }
-      float acc0_0;
-      acc0_0 = -__builtin_inff();
-      for (int64_t join0 = 0; join0 < 8; ++join0) {
-        acc0_0 = fw_max_f32(acc0_0, parts0[join0]);
+      {
+        const v8f32 t1 = (*(const v8f32u *)&parts[0]);
+        const v8f32 t2 = fw_max_v8f32(t1, fw_rotate4_v8f32(t1, t1));
+        const v8f32 t3 = fw_max_v8f32(t2, fw_rotate2_v8f32(t2, t2));
+        *(v8f32u *)&parts[0] = fw_max_v8f32(t3, fw_rotate1_v8f32(t3, t3));
       }
-      for (int64_t k0_0_2 = 0; k0_0_2 < 2; ++k0_0_2) {
-        acc0_0 = fw_max_f32(acc0_0, p0[50 * row + k0_0_2 + 48]);
+      float total_0;
+      total_0 = parts[0];
+      for (int64_t kt = 0; kt < 2; ++kt) {
+        total_0 = fw_max_f32(total_0, p0[50 * row + kt + 48]);
       }
-      float parts1[8] __attribute__((aligned(64)));
-      for (int64_t lane1v = 0; lane1v < 1; ++lane1v) {
-        v8f32 part1_0;
-        part1_0 = fw_splat_v8f32(0.0f);
-        for (int64_t k1_0 = 0; k1_0 < 6; ++k1_0) {
-          part1_0 = (part1_0 + fw_exp_v8f32(((*(const v8f32u *)&p0[50 * row + 8 * k1_0]) - fw_splat_v8f32(acc0_0))));
+      float kept1[50] __attribute__((aligned(64)));
+      float parts_2[8] __attribute__((aligned(64)));
+      for (int64_t lane_2v = 0; lane_2v < 1; ++lane_2v) {
+        v8f32 acc_2_0;
+        v8f32 acc_2_1;
+        acc_2_0 = fw_splat_v8f32(0.0f);
+        acc_2_1 = fw_splat_v8f32(0.0f);
+        for (int64_t kv_2 = 0; kv_2 < 3; ++kv_2) {
+          v8f32 term_0;
+          term_0 = fw_exp_v8f32(((*(const v8f32u *)&p0[50 * row + 16 * kv_2]) - fw_splat_v8f32(total_0)));
+          *(v8f32u *)&kept1[16 * kv_2] = term_0;
+          acc_2_0 = (acc_2_0 + term_0);
+          v8f32 term_2_0;
+          term_2_0 = fw_exp_v8f32(((*(const v8f32u *)&p0[50 * row + 16 * kv_2 + 8]) - fw_splat_v8f32(total_0)));
+          *(v8f32u *)&kept1[16 * kv_2 + 8] = term_2_0;
+          acc_2_1 = (acc_2_1 + term_2_0);
         }
-        *(v8f32u *)&parts1[0] = part1_0;
+        acc_2_0 = (acc_2_0 + acc_2_1);
+        *(v8f32u *)&parts_2[0] = acc_2_0;
       }
-      float acc1_0;
-      acc1_0 = 0.0f;
-      for (int64_t join1 = 0; join1 < 8; ++join1) {
-        acc1_0 = (acc1_0 + parts1[join1]);
+      {
+        const v8f32 t4 = (*(const v8f32u *)&parts_2[0]);
+        const v8f32 t5 = (t4 + fw_rotate4_v8f32(t4, t4));
+        const v8f32 t6 = (t5 + fw_rotate2_v8f32(t5, t5));
+        *(v8f32u *)&parts_2[0] = (t6 + fw_rotate1_v8f32(t6, t6));
       }
-      for (int64_t k1_0_2 = 0; k1_0_2 < 2; ++k1_0_2) {
-        acc1_0 = (acc1_0 + fw_exp_f32((p0[50 * row + k1_0_2 + 48] - acc0_0)));
+      float total_2_0;
+      total_2_0 = parts_2[0];
+      for (int64_t kt_2 = 0; kt_2 < 2; ++kt_2) {
+        float term_3_0;
+        term_3_0 = fw_exp_f32((p0[50 * row + kt_2 + 48] - total_0));
+        kept1[kt_2 + 48] = term_3_0;
+        total_2_0 = (total_2_0 + term_3_0);
       }
-      for (int64_t s1v = 0; s1v < 6; ++s1v) {
-        *(v8f32u *)&out[50 * row + 8 * s1v] = fw_div_v8f32(fw_exp_v8f32(((*(const v8f32u *)&p0[50 * row + 8 * s1v]) - fw_splat_v8f32(acc0_0))), fw_splat_v8f32(acc1_0));
+      float own_0;
+      own_0 = fw_div_f32(1.0f, total_2_0);
+      for (int64_t s0v = 0; s0v < 6; ++s0v) {
+        *(v8f32u *)&out[50 * row + 8 * s0v] = ((*(const v8f32u *)&kept1[8 * s0v]) * fw_splat_v8f32(own_0));
       }
-      for (int64_t s1t48 = 0; s1t48 < 2; ++s1t48) {
-        out[50 * row + s1t48 + 48] = fw_div_f32(fw_exp_f32((p0[50 * row + s1t48 + 48] - acc0_0)), acc1_0);
+      for (int64_t s0t48 = 0; s0t48 < 2; ++s0t48) {
+        out[50 * row + s0t48 + 48] = (kept1[s0t48 + 48] * own_0);
       }
     }
   }

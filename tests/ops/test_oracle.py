@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 import fusewire as fw
 from fusewire.ops.spec import OpSpec, all_specs
 from fusewire.testing import check_operator
+from tests.which import TARGET
 
 SPECS = [spec for spec in all_specs() if spec.lowering is not None]
 
@@ -20,7 +21,7 @@ def pairs() -> list[tuple[OpSpec, str]]:
 @settings(max_examples=2, deadline=None, print_blob=True)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_compiled_operator_agrees_with_numpy(spec: OpSpec, dtype: str, seed: int) -> None:
-    assert check_operator(spec, dtype, np.random.default_rng(seed), count=4) == 4
+    assert check_operator(spec, dtype, np.random.default_rng(seed), count=4, target=TARGET) == 4
 
 
 def test_every_operator_declares_cases() -> None:

@@ -17,6 +17,7 @@ from fusewire.ir.errors import ArtifactError
 from fusewire.ir.parser import parse
 from fusewire.targets import toolchain
 from fusewire.targets.artifact import text
+from fusewire.targets.artifact.manifest import VERSION
 from fusewire.targets.artifact.read import load
 from tests.random_graphs import random_graph
 from tests.targets.stored import CASES, X, bits, manifest_of, members_of, network, odd_constants, results
@@ -213,7 +214,7 @@ class TestFiles:
             assert archive.testzip() is None and infos[0].filename == "manifest.json"
         assert {i.compress_type for i in infos} == {zipfile.ZIP_STORED} and {i.date_time[0] for i in infos} == {1980}
         members, manifest = members_of(path), manifest_of(path)
-        assert manifest["format"] == "fusewire module" and manifest["version"] == 1 and manifest["fusewire"]
+        assert manifest["format"] == "fusewire module" and manifest["version"] == VERSION and manifest["fusewire"]
         assert manifest["module"]["target"] == "cpu -keys=cpu" and manifest["module"]["code"]["isa"]["requires"]
         data = path.read_bytes()
         for array in lib.params.values():

@@ -15,7 +15,7 @@ import fusewire as fw
 from fusewire.fuse.dataflow_pattern import is_op, wildcard
 from fusewire.fuse.library import Library, Region, Rule
 from fusewire.ir.errors import ArtifactError
-from fusewire.targets import build, cpu, libraries, target, toolchain
+from fusewire.targets import backends, build, cpu, libraries, target, toolchain
 from fusewire.targets.artifact import read, report, write
 from fusewire.targets.artifact.read import load
 from fusewire.targets.cpuinfo import Isa, cpu_features, isa_for
@@ -49,7 +49,7 @@ def saved_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable
             return attrs.evolve(isa, requires=(*isa.requires, "avx9000"))
 
         with monkeypatch.context() as inner:
-            inner.setattr(build, "isa_for", better)
+            inner.setitem(backends.BACKENDS, "cpu", attrs.evolve(backends.BACKENDS["cpu"], isa=better))
             lib, _ = network(where)
             lib.save(tmp_path / "m.fw")
         return tmp_path / "m.fw"
@@ -86,7 +86,7 @@ class TestProcessors:
         wide = {name for name in cpu_features().features if name.startswith("avx")} | {"fma", "f16c"}
         kept = tuple(name for name in cpu_features().features if name not in wide)
         narrow = attrs.evolve(cpu_features(), features=kept)
-        for module in ("cpuinfo", "build", "artifact.read"):
+        for module in ("cpuinfo", "backends", "artifact.read"):
             monkeypatch.setattr(f"fusewire.targets.{module}.cpu_features", lambda: narrow)
         loaded = load(tmp_path / "m.fw")
         assert loaded.code.isa.vector_bytes == 16 and "v4f32" in loaded.get_source()
@@ -229,7 +229,7 @@ class TestLibraries:
         lib.save(tmp_path / "m.fw")
         loaded = load(tmp_path / "m.fw")
         taken = [s.composite for s in loaded.program.leaf_steps() if isinstance(s, LibraryStep)]
-        assert taken == ["onednn.conv2d", "onednn.dense"]
+        assert taken == ["onednn.conv2d", "onednn.max_pool2d", "onednn.dense", "onednn.softmax"]
         assert bits(results(loaded, inputs)) == bits(results(lib, inputs))
         assert_same(lib, loaded)
         module = fw.GraphModule(loaded["default"](fw.cpu()))

@@ -288,7 +288,14 @@ class TestAboutTheModule:
         assert "loops.cpu (1)" in str(everything) and "chosen" in str(everything)
         (one,) = lib.explain("nn.softmax").to_dict()
         assert one["chosen"] == "loops.cpu" and one["candidates"] == [
-            {"name": "loops.cpu", "priority": 1, "refusal": None, "predicted": None}
+            {
+                "name": "loops.cpu",
+                "priority": 1,
+                "refusal": None,
+                "predicted": None,
+                "measured": None,
+                "config": {},
+            }
         ]
         assert lib.explain("nn.conv2d").choices == ()
         assert lib.explain(everything.choices[0].step).choices == everything.choices[:1]

@@ -10,11 +10,13 @@ import fusewire as fw
 from fusewire.fuse.graph import tensor_type
 from fusewire.ops.layout import Layout
 from fusewire.targets import implement
-from fusewire.targets.schedules.cook_toom import linear_program, paired_program, winograd
+from fusewire.targets.schedules.cook_toom import Filter, linear_program, paired_program, winograd
+from fusewire.targets.schedules.winograd_plan import plan
 
 Array = npt.NDArray[Any]
 DIRECT, DEPTHWISE = "conv2d_nchwc.cpu", "conv2d_depthwise_nchwc.cpu"
-WINOGRAD = {m: f"conv2d_winograd{m}_nchwc.cpu" for m in (2, 4)}
+WINOGRAD = {m: f"conv2d_winograd{m}_nchwc.cpu" for m in (2, 3, 4)}
+ROWS = "conv2d_winograd_rows_nchw.cpu"
 
 
 def layout(block: int) -> str:
@@ -80,7 +82,7 @@ def test_direct(
     assert check(blocked_conv(data, weight, blocks, **attrs)) == DIRECT
 
 
-@pytest.mark.parametrize("m", [2, 4])
+@pytest.mark.parametrize("m", [2, 3, 4])
 @pytest.mark.parametrize(
     ("data", "channels", "blocks", "padding", "target"),
     [
@@ -104,6 +106,59 @@ def test_winograd(
     only(monkeypatch, WINOGRAD[m])
     function = blocked_conv(data, (channels, data[1], 3, 3), blocks, padding=padding)
     assert check(function, target) == WINOGRAD[m]
+
+
+@pytest.mark.parametrize(
+    ("m", "data", "channels", "window", "blocks", "attrs", "target"),
+    [
+        (4, (1, 32, 17, 23), 32, 3, (16, 16), {"strides": 2, "padding": 1}, "cpu -num-cores=2"),
+        (3, (2, 16, 14, 11), 24, 3, (16, 8), {"strides": 2, "padding": (0, 1, 2, 1)}, "cpu -num-cores=3"),
+        (2, (1, 8, 13, 13), 16, 3, (8, 8), {"strides": 2, "padding": 1}, "cpu -mcpu=x86-64-v3 -num-cores=2"),
+        (2, (1, 16, 9, 10), 16, 5, (16, 16), {"padding": 2}, "cpu -num-cores=2"),
+        (3, (1, 16, 12, 12), 16, 4, (16, 16), {"strides": 2, "padding": 1}, "cpu -num-cores=2"),  # no tap is missing
+        (2, (1, 16, 16, 16), 16, 5, (16, 16), {"strides": 3, "padding": 2}, "cpu -num-cores=2"),
+        (4, (1, 3, 45, 39), 32, 7, (1, 16), {"strides": 2, "padding": 3}, "cpu -num-cores=2"),
+        (3, (2, 3, 20, 18), 16, 3, (1, 16), {"padding": 1}, "cpu -num-cores=2"),
+        (4, (1, 5, 11, 22), 8, 3, (1, 8), {"strides": 2}, "cpu -mcpu=x86-64-v3 -num-cores=1"),
+    ],
+)
+def test_winograd_by_phases(
+    m: int,
+    data: tuple[int, ...],
+    channels: int,
+    window: int,
+    blocks: tuple[int, int],
+    attrs: dict[str, Any],
+    target: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Strides, windows other than 3, and a plain input."""
+    only(monkeypatch, WINOGRAD[m])
+    function = blocked_conv(data, (channels, data[1], window, window), blocks, **attrs)
+    assert check(function, target) == WINOGRAD[m]
+
+
+@pytest.mark.parametrize(
+    ("data", "weight", "padding"),
+    [
+        ((1, 3, 21, 37), (20, 3, 3, 3), 1),
+        ((2, 4, 9, 16), (6, 4, 3, 5), (0, 2)),
+        ((1, 1, 18, 33), (8, 1, 2, 3), 0),
+        ((1, 3, 20, 40), (5, 3, 3, 3), (2, 0, 1, 3)),
+        ((1, 2, 5, 40), (3, 2, 3, 3), 4),  # whole bands of rows outside of the picture
+    ],
+)
+@pytest.mark.parametrize("target", ["cpu -num-cores=2", "cpu -mcpu=x86-64-v3"])
+def test_winograd_by_rows(
+    data: tuple[int, ...], weight: tuple[int, ...], padding: Any, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only(monkeypatch, ROWS)
+    assert check(blocked_conv(data, weight, (1, 1), padding=padding), target) == ROWS
+
+
+def test_a_stride_leaves_few_products() -> None:
+    """3x3 with stride 2: 81 products for a 4x4 tile instead of 144 (winograd_plan.py); 7x7: 169 instead of 784."""
+    assert [plan(4, 3, 2, 1).rows, plan(4, 3, 1, 1).rows, plan(4, 7, 2, 1).rows] == [81, 36, 169]
 
 
 @pytest.mark.parametrize(
@@ -157,8 +212,14 @@ def test_the_cost_model_chooses() -> None:
 
     assert chosen(64, 56) == WINOGRAD[4]
     assert chosen(512, 7) == WINOGRAD[2]  # four large tiles, and weights that come from memory
-    assert chosen(64, 56, strides=2) == DIRECT
+    assert chosen(64, 56, strides=2) == WINOGRAD[4]
+    assert chosen(512, 14, strides=2) == DIRECT
     assert chosen(64, 56, window=1) == DIRECT
+
+
+def test_few_channels_in_plain_layout_take_rows() -> None:
+    assert check(blocked_conv((1, 3, 40, 48), (16, 3, 3, 3), (1, 1), padding=1)) == ROWS
+    assert check(blocked_conv((1, 3, 40, 48), (16, 3, 3, 3), (1, 1), padding=1, strides=2)) == "conv2d_nchw.cpu"
 
 
 def test_a_weight_that_is_not_known_rules_winograd_out() -> None:
@@ -198,9 +259,15 @@ def test_blocks_across_groups_are_refused() -> None:
         assert refusal is not None and "across groups" in refusal
 
 
-@pytest.mark.parametrize("m", [2, 4])
-def test_matrices_are_exact(m: int) -> None:
-    f, rng = winograd(m), np.random.default_rng(m)
+@pytest.mark.parametrize(("m", "r"), [(2, 2), (4, 2), (2, 3), (3, 3), (4, 3), (3, 4), (4, 4), (2, 5)])
+def test_matrices_are_exact(m: int, r: int) -> None:
+    for f in (winograd(m, r), winograd(m, r).finite()):
+        exact(f, np.random.default_rng(m))
+
+
+def exact(f: Filter, rng: np.random.Generator) -> None:
+    """The algorithm gives what the definition gives, in exact numbers; so do the programs that share halves."""
+    m = f.m
     d, g = rng.integers(-9, 9, f.n).tolist(), rng.integers(-9, 9, f.r).tolist()
 
     def times(matrix: Any, vector: Any) -> list[Any]:

@@ -40,7 +40,7 @@ def test_table_and_data() -> None:
             "loops.cpu",
             "dtype int8",
         ),
-        (lambda x, w: fw.nn.conv2d(fw.cast(x, "float16"), fw.cast(w, "float16")), "loops.cpu", "dtype float16"),
+        (lambda x, w: fw.nn.conv2d(fw.cast(x, "float16"), fw.cast(w, "float16")), "conv2d_nchw.cpu", None),
     ],
 )
 def test_refusals_have_reasons(make, chosen: str, reason: str | None) -> None:  # type: ignore[no-untyped-def]
@@ -79,7 +79,7 @@ def test_with_a_library() -> None:
     pytest.importorskip("fusewire.contrib.onednn")
     lib = fw.build(net(), "cpu -libs=onednn", params={"weight": np.ones((16, 3, 3, 3), np.float32)})
     (conv,) = lib.explain("nn.conv2d").choices
-    assert conv.chosen == "conv2d_onednn.cpu" and conv.ops == ("nn.conv2d",)
+    assert conv.chosen == "conv2d_onednn.cpu" and conv.ops == ("nn.conv2d", "add", "nn.relu")
     assert conv.candidates[-1].refusal is None and conv.candidates[-1].priority > 10
     integer = fw.nn.conv2d(
         fw.var("x", shape=(1, 4, 6, 6), dtype="int32"), fw.var("w", shape=(4, 4, 3, 3), dtype="int32")
@@ -92,6 +92,19 @@ def test_with_a_library() -> None:
 def test_a_library_that_takes_nothing_is_named_in_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     pytest.importorskip("fusewire.contrib.onednn")
     with caplog.at_level(logging.WARNING, logger="fusewire"):
-        fw.build(fw.exp(fw.var("x", shape=(3,))), "cpu -libs=onednn")
+        fw.build(fw.erf(fw.var("x", shape=(3,))), "cpu -libs=onednn")
     (record,) = [r for r in caplog.records if r.levelno == logging.WARNING]
     assert "onednn is not used" in record.message
+
+
+def test_what_would_change_the_choice() -> None:
+    x, w = fw.var("x", shape=(1, 32, 12, 12)), fw.const(np.ones((32, 32, 3, 3), np.float32))
+    (choice,) = fw.build(fw.nn.conv2d(x, w, padding=(1, 1))).explain("nn.conv2d").choices
+    rivals = [c.name for c in choice.candidates if c.priority == 10 and not c.refusal and c.name != choice.chosen]
+    assert rivals and choice.change == f"{', '.join(rivals)} if measured to be faster (`fusewire tune`)"
+    (choice,) = fw.build(fw.nn.softmax(fw.var("x", shape=(3, 4)))).explain().choices
+    assert choice.change == ""
+    half = fw.var("h", shape=(2, 3), dtype="float64")
+    lib = fw.build(fw.nn.dense(half, fw.const(np.ones((4, 3)))), "cpu -libs=onednn")
+    assert "dense_onednn.cpu would run, but for: " in lib.explain("nn.dense").choices[0].change
+    assert "would run, but for" in str(lib.explain()) and lib.explain().to_dict()[0]["change"]

@@ -11,6 +11,7 @@ import pytest
 
 import fusewire as fw
 from fusewire.ir.types import numpy_dtype
+from tests.which import TARGET
 
 Array = npt.NDArray[Any]
 Op = tuple[Callable[..., fw.Expr], Callable[..., Any]]
@@ -30,7 +31,7 @@ def run_all(ops: dict[str, Callable[..., fw.Expr]], *arrays: Array) -> dict[str,
     """Results of several operators on the same inputs, from one compiled module."""
     variables = [fw.var(f"x{k}", shape=a.shape, dtype=a.dtype.name) for k, a in enumerate(arrays)]
     body = fw.Tuple([op(*variables) for op in ops.values()])
-    results = fw.build(fw.Function(variables, body))(**{f"x{k}": a for k, a in enumerate(arrays)})
+    results = fw.build(fw.Function(variables, body), TARGET)(**{f"x{k}": a for k, a in enumerate(arrays)})
     return dict(zip(ops, results if len(ops) > 1 else [results], strict=True))
 
 
@@ -124,7 +125,7 @@ class TestSpecialValues:
             (fw.sqrt, np.sqrt),
         ):
             x = fw.var("x", shape=zeros.shape, dtype=dtype)
-            np.testing.assert_array_equal(np.signbit(fw.build(op(x))(x=zeros)), np.signbit(reference(zeros)))
+            np.testing.assert_array_equal(np.signbit(fw.build(op(x), TARGET)(x=zeros)), np.signbit(reference(zeros)))
 
     def test_exp_and_its_kin(self, dtype: str) -> None:
         x = np.tile(np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1000, -1000, 1e30, -1e30, 1, -1], dtype), 4)[:-3]
@@ -147,7 +148,9 @@ class TestSpecialValues:
         tolerance = 1e-6 if dtype == "float32" else 1e-13
         for axis, data, want in ((-1, rows, expected), (0, rows.T.copy(), expected.T)):
             x = fw.var("x", shape=data.shape, dtype=dtype)
-            np.testing.assert_allclose(fw.build(fw.nn.softmax(x, axis))(x=data), want, rtol=tolerance, atol=tolerance)
+            np.testing.assert_allclose(
+                fw.build(fw.nn.softmax(x, axis), TARGET)(x=data), want, rtol=tolerance, atol=tolerance
+            )
 
     @pytest.mark.parametrize("shape", [(3, 40), (40, 3), (5, 7)])
     @pytest.mark.parametrize("place", [0, 17, -1])
@@ -191,7 +194,9 @@ class TestSpecialValues:
             x,
             rtol=1e-4 if dtype == "float32" else 1e-12,
         )
-        padded = fw.build(fw.nn.max_pool2d(fw.var("x", shape=x.shape, dtype=dtype), (3, 3), padding=(1, 1)))(x=x)
+        padded = fw.build(fw.nn.max_pool2d(fw.var("x", shape=x.shape, dtype=dtype), (3, 3), padding=(1, 1)), TARGET)(
+            x=x
+        )
         assert not np.isneginf(padded[0, 0]).any()  # the border never wins
 
     def test_convolution_and_product_propagate(self, dtype: str) -> None:
@@ -200,12 +205,12 @@ class TestSpecialValues:
         x[0, 1, 2, 9], x[0, 0, 0, 0] = np.nan, np.inf
         weight = np.zeros((4, 2, 1, 1), dtype)
         v = fw.var("x", shape=x.shape, dtype=dtype)
-        conv = fw.build(fw.nn.conv2d(v, fw.const(weight)))(x=x)
+        conv = fw.build(fw.nn.conv2d(v, fw.const(weight)), TARGET)(x=x)
         assert np.isnan(conv[0, :, 2, 9]).all() and np.isnan(conv[0, :, 0, 0]).all()
         assert np.isnan(conv).sum() == 8
         flat = x[0, 0]
         m = fw.var("m", shape=flat.shape, dtype=dtype)
-        product = fw.build(fw.nn.dense(m, fw.const(np.zeros((7, 20), dtype))))(m=flat)
+        product = fw.build(fw.nn.dense(m, fw.const(np.zeros((7, 20), dtype))), TARGET)(m=flat)
         assert np.isnan(product[0]).all() and (product[1:] == 0).all()
 
 
@@ -389,7 +394,7 @@ def test_constants_reach_compiled_code_unchanged() -> None:
     flag = fw.var("flag", shape=(19,), dtype="bool")
     # where(flag, c, c) keeps the constant inside the kernel's text, in vectors and in the tail.
     body = fw.Tuple([fw.where(flag, fw.const(s), fw.const(np.zeros_like(s))) for s in scalars])
-    results = fw.build(fw.Function([flag], body))(flag=np.ones(19, bool))
+    results = fw.build(fw.Function([flag], body), TARGET)(flag=np.ones(19, bool))
     for scalar, got in zip(scalars, results, strict=True):
         expected = np.broadcast_to(scalar, (19,))
         if scalar == scalar:

@@ -11,25 +11,38 @@ from fusewire.fuse.pipeline import pipeline
 from fusewire.ir.index import IndexVar, substitute
 from fusewire.ir.loops import Alloc, For, If, Kernel, Stmt, Store
 from fusewire.targets.cpuinfo import Isa
-from fusewire.targets.implement import implement
+from fusewire.targets.implement import Decision, implement
 from fusewire.targets.looptext import kernel_text
 from fusewire.targets.lower import make_problem
-from fusewire.targets.program import KernelStep, make_program
+from fusewire.targets.program import KernelStep, Program, make_program
 from fusewire.targets.prove import verify
 from fusewire.targets.rewrite import walk
+from fusewire.targets.schedules import conv
 from tests.direct import AVX2, AVX512, SSE, Array, c_text, run_kernels
 
 Golden = Callable[[str, str], None]
 ISAS = [AVX512, AVX2, SSE]
 
 
-def only_group(graph: fw.Expr, isa: Isa, threads: int = 4) -> tuple[KernelStep, Kernel, list[str | Array]]:
-    """The step of a graph that is one group, its finished kernel, and what its inputs are: names, or constants."""
+def only_step(graph: fw.Expr) -> tuple[Program, KernelStep, dict[int, Array]]:
+    """The program of a graph that is one group, its step, and the step's constants by position."""
     program = make_program(pipeline()(fw.transform.InferType()(fw.IRModule.from_expr(graph)))["main"])
     (step,) = program.steps
     assert isinstance(step, KernelStep)
-    constants = {k: program.constants[s] for k, s in enumerate(step.inputs) if s in program.constants}
-    lowered, _, _ = implement(make_problem(step.function, "KERNEL", isa, threads, constants))
+    return program, step, {k: program.constants[s] for k, s in enumerate(step.inputs) if s in program.constants}
+
+
+def only_group(graph: fw.Expr, isa: Isa, threads: int = 4) -> tuple[KernelStep, Kernel, list[str | Array]]:
+    """The step of a graph that is one group, its finished kernel, and what its inputs are: names, or constants.
+
+    Convolutions are direct ones, whatever is predicted to be faster.
+    """
+    program, step, constants = only_step(graph)
+    problem = make_problem(step.function, "KERNEL", isa, threads, constants)
+    direct = None
+    if problem.anchor is not None and str(problem.anchor.op) == "nn.conv2d":
+        direct = Decision("conv2d_nchw.cpu", next(iter(conv.configs(problem))))
+    lowered, _, _ = implement(problem, direct)
     names = {slots[0]: name for name, slots in program.inputs.items()}
     known = {k: lowered.packed[k](array) if k in lowered.packed else array for k, array in constants.items()}
     return step, lowered.kernel, [known[k] if k in known else names[slot] for k, slot in enumerate(step.inputs)]
@@ -41,8 +54,8 @@ def tutorial_net(side: int = 20) -> fw.Expr:
     weight, scale, shift = (
         fw.const(rng.normal(size=s).astype(np.float32)) for s in ((16, 3, 3, 3), (16, 1, 1), (16, 1, 1))
     )
-    conv = fw.nn.conv2d(fw.var("data", shape=(1, 3, 8, side)), weight, padding=(1, 1))
-    return fw.nn.relu(conv * scale + shift)
+    net = fw.nn.conv2d(fw.var("data", shape=(1, 3, 8, side)), weight, padding=(1, 1))
+    return fw.nn.relu(net * scale + shift)
 
 
 def deep_net() -> fw.Expr:

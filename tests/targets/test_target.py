@@ -114,7 +114,7 @@ def _libraries() -> dict[str, list[str]]:
         ("cpu -num-cores=2 -num-cores=3", ["given twice"]),
         ("cpu -num-cores=2 -num_cores=3", ["given twice"]),
         ("cpu -mattr=avx2", ["+FEATURE"]),
-        ("cpu -precision=float8", ["one of float32, bfloat16"]),
+        ("cpu -precision=float8", ["one of float32, bfloat16, float16"]),
         ("cuda -arch=75", ["sm_75"]),
         ("rocm -arch=sm_75", ["gfx90a"]),
         ("cpu -device='x", ["quotation"]),

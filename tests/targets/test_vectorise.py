@@ -41,6 +41,7 @@ def interpreted(kernel: Kernel, arrays: list[Array]) -> Array:
 
 
 X = Buffer("x", (100,), "float32")
+WIDE = Buffer("wide", (64,), "float64")
 W = Buffer("w", (100, 7), "float32")
 
 
@@ -49,13 +50,14 @@ W = Buffer("w", (100, 7), "float32")
     [
         (lambda b, i: b.load(X, (i,)) * 2.0, 8, None),
         (lambda b, i: b.load(X, (i + 3,)) + b.load(X, (5,)), 8, None),
-        (lambda b, i: b.load(X, (99 - i,)), 1, "load of x with stride -1"),
-        (lambda b, i: b.load(X, (i * 2,)), 1, "load of x with stride 2"),
+        (lambda b, i: b.load(X, (99 - i,)), 8, None),
+        (lambda b, i: b.load(X, (i * 2,)), 8, None),
         (lambda b, i: b.load(W, (i, 3)), 1, "load of w with stride 7"),
         (lambda b, i: b.load(X, (i // 2,)), 1, "load of x with stride unknown"),
         (lambda b, i: select(inside((i - 1,), X.shape), b.load(X, (i - 1,)), 0.0), 1, "guarded load of x|counter"),
-        (lambda b, i: cast(i, "float32"), 1, "cast of the loop counter"),
-        (lambda b, i: select(apply("lt", i, 7), b.load(X, (i,)), 2.0), 1, "lt of the loop counter"),
+        (lambda b, i: cast(i, "float32"), 8, None),
+        (lambda b, i: cast(i // 3, "float32"), 1, "a loop counter as a number"),
+        (lambda b, i: select(apply("lt", i, 7), b.load(X, (i,)), 2.0), 8, None),
         (lambda b, i: b.load(X, (clamped(cast(b.load(X, (i,)), "int32"), 100),)), 1, "load of x with stride unknown"),
         (lambda b, i: constant(3, "float32"), 8, None),
     ],
@@ -77,7 +79,7 @@ def test_a_guard_that_is_the_same_for_all_lanes() -> None:
     assert widest(vectorise(Kernel("k", (X, flag), (out,), builder.finish()), 32)) == 8
 
 
-def test_sixteen_bit_floats_stay_scalar_and_say_so() -> None:
+def test_sixteen_bit_floats_are_widened_as_float32() -> None:
     for dtype in ("float16", "bfloat16"):
         half = Buffer("half", (64,), dtype)
 
@@ -86,8 +88,10 @@ def test_sixteen_bit_floats_stay_scalar_and_say_so() -> None:
 
         reads = vectorise(loop(64, [half], read), 32)
         writes = vectorise(loop(64, [X], lambda b, i: b.load(X, (i,)), dtype), 32)
-        assert widest(reads) == widest(writes) == 1
-        assert dtype in reads.notes[0] and dtype in writes.notes[0]
+        assert widest(reads) == widest(writes) == 8
+        # By way of float32 it would be rounded twice.
+        twice = vectorise(loop(64, [WIDE], lambda b, i: b.load(WIDE, (i,)), dtype), 32)
+        assert widest(twice) == 1 and dtype in twice.notes[0]
 
 
 @pytest.mark.parametrize(

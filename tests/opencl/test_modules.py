@@ -1,0 +1,201 @@
+"""Modules on OpenCL devices: inputs and outputs, branches, errors in words, the cache of programs."""
+
+import logging
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import fusewire as fw
+from fusewire.ir.errors import DeviceError
+from fusewire.targets.opencl import engine, runtime
+from fusewire.targets.opencl.devices import all_devices, pyopencl
+from tests.opencl.present import each_device
+
+Array = npt.NDArray[Any]
+
+
+def module_of(expr: fw.Expr, target: str) -> fw.GraphModule:
+    lib = fw.build(expr, target)
+    return fw.GraphModule(lib["default"](fw.device("opencl")))
+
+
+def affine(shape: tuple[int, ...] = (3, 37)) -> fw.Expr:
+    return fw.nn.relu(fw.add(fw.multiply(fw.var("x", shape=shape), fw.const(2.0)), fw.const(-1.0)))
+
+
+def status(call: str, name: str) -> Any:
+    """What pyopencl puts into its errors."""
+    cl = pyopencl()
+    return cl._cl._ErrorRecord(msg="", code=getattr(cl.status_code, name), routine=call)
+
+
+@each_device
+class TestRunning:
+    def test_inputs_and_outputs(self, target: str) -> None:
+        x = np.random.default_rng(0).uniform(-1, 1, (3, 37)).astype(np.float32)
+        module = module_of(affine(), target)
+        with pytest.raises(fw.RuntimeInputError, match="inputs not set: 'x'"):
+            module.run()
+        module.set_input("x", x)
+        module.run()
+        expected = np.maximum(x * 2 - 1, 0)
+        np.testing.assert_allclose(module.get_output(0).numpy(), expected, atol=1e-6)
+        np.testing.assert_array_equal(module.get_input("x").numpy(), x)
+        module.run(x=-x)
+        np.testing.assert_allclose(module.get_output(0).numpy(), np.maximum(-x * 2 - 1, 0), atol=1e-6)
+        with pytest.raises(fw.RuntimeInputError, match="float64"):
+            module.set_input("x", x.astype(np.float64))
+
+    def test_arrays_of_the_device(self, target: str) -> None:
+        """pyopencl's arrays are copied on the device, or used where they lie."""
+        array = pytest.importorskip("pyopencl.array")
+        module = module_of(affine(), target)
+        session = module._engine.session  # type: ignore[attr-defined]
+        x = np.random.default_rng(1).uniform(-1, 1, (3, 37)).astype(np.float32)
+        given = array.to_device(session.queue, x)
+        module.set_input("x", given)
+        given.fill(0)
+        module.run()
+        np.testing.assert_allclose(module.get_output(0).numpy(), np.maximum(x * 2 - 1, 0), atol=1e-6)
+        given.set(-x)
+        module.set_input_zero_copy("x", given)
+        module.run()
+        np.testing.assert_allclose(module.get_output(0).numpy(), np.maximum(-x * 2 - 1, 0), atol=1e-6)
+        given.set(x)
+        module.run()  # the module reads the array where it lies
+        np.testing.assert_allclose(module.get_output(0).numpy(), np.maximum(x * 2 - 1, 0), atol=1e-6)
+        module.set_input("x", -x)
+        module.run()
+        np.testing.assert_array_equal(given.get(), x)
+        with pytest.raises(fw.RuntimeInputError, match="was given float32 of shape"):
+            module.set_input("x", array.to_device(session.queue, x[:2]))
+
+    def test_branches_copies_views_and_nothing(self, target: str) -> None:
+        x, flag = fw.var("x", shape=(4, 6)), fw.var("flag", shape=(), dtype="bool")
+        none = fw.var("none", shape=(0, 3))
+        branch = fw.If(flag, fw.tanh(x), fw.nn.softmax(x))
+        outputs = [branch, x, fw.reshape(fw.exp(x), (6, 4)), fw.negative(none), fw.sum(none, axis=0)]
+        lib = fw.build(fw.Function([x, flag, none], fw.Tuple(outputs)), target)
+        data = np.random.default_rng(2).uniform(-1, 1, (4, 6)).astype(np.float32)
+        for yes in (True, False):
+            got = lib(x=data, flag=np.array(yes), none=np.zeros((0, 3), np.float32))
+            soft = np.exp(data) / np.exp(data).sum(-1, keepdims=True)
+            np.testing.assert_allclose(got[0], np.tanh(data) if yes else soft, atol=1e-6)
+            np.testing.assert_array_equal(got[1], data)
+            np.testing.assert_allclose(got[2], np.exp(data).reshape(6, 4), atol=1e-5)
+            assert got[3].shape == (0, 3) and got[4].tolist() == [0, 0, 0]
+
+    def test_times(self, target: str) -> None:
+        module = module_of(affine(), target)
+        profile = module.profile(repeat=2, x=np.zeros((3, 37), np.float32))
+        assert [s.implementation for s in profile.steps] == ["loops.opencl"] and profile.steps[0].seconds > 0
+        assert module.benchmark(repeat=1, number=1).min > 0
+
+
+@each_device
+def test_as_on_a_gpu(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work-groups of several items, more of them than iterations; tensors that the host does not see; many tiles of
+    Winograd with scratch for each work-item.
+    """
+    monkeypatch.setattr(runtime.Session, "local", 4)
+    monkeypatch.setattr(engine.OpenclEngine, "sees_host", False)
+    rng = np.random.default_rng(4)
+    weight = rng.uniform(-1, 1, (40, 24, 3, 3)).astype(np.float32)
+    x = fw.var("x", shape=(1, 24, 29, 30))
+    conv = fw.nn.conv2d(x, fw.const(weight), kernel_size=(3, 3), channels=40, padding=(1, 1))
+    whole = fw.Function([x], fw.Tuple([conv, fw.sum(x, axis=(2, 3)), fw.transpose(x, (0, 2, 3, 1)), x]))
+    data = rng.uniform(-1, 1, (1, 24, 29, 30)).astype(np.float32)
+    module = module_of(whole, target)
+    module.run(x=data)
+    assert isinstance(module._engine, engine.OpenclEngine)
+    assert any(call.shared for step in module._engine.code.steps.values() for call in step.calls)
+    for k, expected in enumerate(fw.testing.evaluate(whole, {"x": data})):
+        np.testing.assert_allclose(module.get_output(k).numpy(), expected, atol=2e-4)
+
+
+@each_device
+class TestErrors:
+    def test_too_much_memory_names_the_bytes(self, target: str) -> None:
+        lib = fw.build(affine((1 << 20, 1 << 22)), target)
+        with pytest.raises(fw.FusewireError, match=r"\d{14} bytes"):
+            lib["default"](fw.device("opencl"))
+            fw.GraphModule(lib["default"](fw.device("opencl")))
+
+    def test_a_device_without_memory(self, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The driver's refusal becomes an error with the bytes, and afterwards the module can be made."""
+        cl = pyopencl()
+        lib = fw.build(affine(), target)
+        factory = lib["default"](fw.device("opencl"))
+
+        def refuse(*args: Any, **more: Any) -> Any:
+            raise cl.MemoryError(status("create_buffer", "MEM_OBJECT_ALLOCATION_FAILURE"))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(cl, "Buffer", refuse)
+            with pytest.raises(DeviceError, match=r"allocating 444 bytes .* not enough memory"):
+                fw.GraphModule(factory)
+        assert fw.GraphModule(factory).get_num_outputs() == 1
+
+    def test_a_refused_launch_names_the_kernel(self, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        cl = pyopencl()
+        calls = []
+
+        def refuse(*args: Any) -> Any:
+            calls.append(args)
+            raise cl.LogicError(status("clEnqueueNDRangeKernel", "INVALID_WORK_GROUP_SIZE"))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(cl, "enqueue_nd_range_kernel", refuse)
+            module = module_of(affine(), target)
+        with pytest.raises(
+            DeviceError, match=r"launching the kernel fusewire_default_fused_.*INVALID_WORK_GROUP_SIZE: the work-group"
+        ):
+            module.run(x=np.zeros((3, 37), np.float32))
+        assert calls
+        with pytest.raises(fw.RuntimeInputError, match="no outputs"):
+            module.get_output(0)
+
+    def test_what_is_not_there_yet_is_said(self, target: str) -> None:
+        lib = fw.build(affine(), target)
+        with pytest.raises(fw.FusewireError, match="cannot be saved yet"):
+            lib.save("nowhere.fw")
+        with pytest.raises(fw.FusewireError, match="for the target cpu only"):
+            lib.export_c("nowhere")
+        with pytest.raises(fw.FusewireError, match="tuning is there for the target cpu only"):
+            fw.tune(affine(), target)
+        with pytest.raises(fw.FusewireError, match="kind 'opencl' and 'loops', not 'c'"):
+            lib.get_source(kind="c")
+
+
+@each_device
+def test_programs_come_from_the_cache(
+    target: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("FUSEWIRE_CACHE_DIR", str(tmp_path))
+    caplog.set_level(logging.DEBUG, "fusewire")
+    device = all_devices()[0]
+    lib = fw.build(affine((5, 3)), target)
+    found = runtime.Session(device)
+    for expected in (1, 1):
+        found.programs(lib.runnable.code.files)
+        assert sum("compiled kernels" in r.message for r in caplog.records) == expected
+    (source,) = [text for _, text in lib.runnable.code.files]
+    found.programs([("kernels0", source + "\n// another text\n")])
+    assert sum("compiled kernels" in r.message for r in caplog.records) == 2
+    with pytest.raises(fw.FusewireError, match="refused kernels0"):
+        found.programs([("kernels0", "this is no program")])
+
+
+def test_every_status_has_a_call_in_its_message() -> None:
+    cl = pytest.importorskip("pyopencl")
+    if not all_devices():
+        pytest.skip("there is no OpenCL device")
+    session = runtime.Session(all_devices()[0])  # a context without a reference is gone
+    program = cl.Program(session.context, "__kernel void k(int a) {}").build()
+    with (
+        pytest.raises(DeviceError, match=r"doing this on .*clSetKernelArg gave INVALID_ARG_INDEX"),
+        runtime.told("doing this", session.device),
+    ):
+        cl.Kernel(program, "k").set_arg(7, np.int32(1))
