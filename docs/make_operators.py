@@ -13,7 +13,7 @@ from types import ModuleType
 from tabulate import tabulate
 
 from fusewire import nn, ops
-from fusewire.ops.lowering import Map, Procedure, Reduce
+from fusewire.ops.lowering import Map, Nest, Procedure, Reduce
 from fusewire.ops.spec import OpSpec, all_specs
 
 TARGET = Path(__file__).with_name("operators.md")
@@ -27,12 +27,18 @@ is `fw.add`. `help(fw.nn.conv2d)` tells more.
 
 *Fusion* says how an operator may be combined with others in one kernel: elemwise, broadcast, injective (reads at
 known places), comm_reduce (a reduction), out_elemwise_fusable (elementwise operators can follow on its results while
-they are in registers), opaque (never). *Code* says how it becomes loops: a map from indices to values, a reduction, a
-procedure (statements written out), or nothing where a pass replaces it. *Tested* lists the element types for which
-compiled code is compared with NumPy on random uses (`tests/ops/test_oracle.py`).
+they are in registers), opaque (never). *Code* says how it becomes loops: a map from indices to values, a reduction,
+loops of its own, a procedure (statements written out, never fused), or nothing where a pass replaces it. *Tested*
+lists the element types for which compiled code is compared with NumPy on random uses (`tests/ops/test_oracle.py`).
 """
 
-CODE: dict[type, str] = {Map: "map", Reduce: "reduction", Procedure: "procedure", type(None): "replaced by a pass"}
+CODE: dict[type, str] = {
+    Map: "map",
+    Reduce: "reduction",
+    Nest: "loops",
+    Procedure: "procedure",
+    type(None): "replaced by a pass",
+}
 
 
 def call_text(name: str, signature: inspect.Signature) -> str:
