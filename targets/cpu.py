@@ -19,7 +19,7 @@ from ..ir.errors import CompileError, FusewireError
 from ..ir.loops import Kernel
 from ..ir.types import TensorType
 from .code import Code
-from .cpuinfo import Isa, usable_cores
+from .cpuinfo import Isa
 from .csource import Emitter
 from .dialects import C
 from .generate import KERNEL, Decide, Kernels, no_decision
@@ -30,6 +30,7 @@ from .prelude import Prelude
 from .program import KernelStep, Program, Step, flatten
 from .team import RUNTIME, TEAM_HEADER, declared, load_runtime
 from .toolchain import SharedObject, load_object, load_shared, shared_object
+from .units import Units
 
 _log = logging.getLogger("fusewire")
 
@@ -244,16 +245,15 @@ class _Maker:
     kernels: Kernels
     steps: dict[int, Compiled] = field(factory=dict)
     texts: dict[str, str] = field(factory=dict)
-    units: list[tuple[Prelude, list[str]]] = field(factory=list)
+    units: Units = field(factory=lambda: Units(C))
 
     def add(self, step: KernelStep) -> None:
         made = self.kernels.of(step)
         written = made.written
         if written.text not in self.texts:  # different groups may come to one text
             self.texts[written.text] = step.name
-            prelude, texts = self._unit()
-            prelude.definitions.update(written.definitions)
-            texts.append(written.text.replace(KERNEL, step.name, 1).removeprefix("static "))
+            text = written.text.replace(KERNEL, step.name, 1).removeprefix("static ")
+            self.units.add(text, written.definitions)
         self.steps[id(step)] = Compiled(
             step,
             made.loop_ir(step),
@@ -267,22 +267,14 @@ class _Maker:
             written.overwrites,
         )
 
-    def _unit(self) -> tuple[Prelude, list[str]]:
-        """The file that the next kernel goes to: one for each processor, filled evenly."""
-        if len(self.units) < usable_cores():
-            self.units.append((Prelude(C), []))
-        return min(self.units, key=lambda unit: sum(map(len, unit[1])))
-
     def finish(self) -> CpuCode:
         segments = segments_of(self.program.steps)
         main = self._main(segments)
-        if sum(len(text) for _, texts in self.units for text in texts) < ONE_FILE:
-            prelude = Prelude(C)
-            for unit, _ in self.units:
-                prelude.definitions.update(unit.definitions)
-            files = [("module", "\n".join([_file(prelude, [t for _, texts in self.units for t in texts]), main]))]
+        units = [_file(prelude, texts) for prelude, texts in self.units.files(ONE_FILE)]
+        if self.units.size < ONE_FILE:
+            files = [("module", "\n".join([*units, main]))]
         else:
-            files = [(f"kernels{k}", _file(prelude, texts)) for k, (prelude, texts) in enumerate(self.units) if texts]
+            files = [(f"kernels{k}", text) for k, text in enumerate(units)]
             files.append(("main", C.headers + TEAM_HEADER + main))
         compiled = self.steps.values()
         return CpuCode(

@@ -15,8 +15,8 @@ from ..ir.expr import Function
 from ..ir.module import IRModule
 from ..targets.build import CompiledModule
 from ..targets.target import Target
-from .base import FAILED, Command, Session
-from .compare import spread
+from .base import FAILED, Session
+from .compare import TargetsCommand
 from .inputs import input_types, make_inputs
 from .models import BUILD_STEPS, Params, build_model, read_model, with_layout
 from .options import (
@@ -32,15 +32,8 @@ from .options import (
 from .params import TargetType
 
 
-class _Bisect(Command):
-    """Lets --targets take several values, as `compare` does."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, spread(args))
-
-
 @click.command(
-    cls=_Bisect,
+    cls=TargetsCommand,
     examples=(
         'fusewire bisect resnet50.onnx --targets "cpu" "cpu -libs=onednn"',
         'fusewire bisect resnet50.onnx --targets "cpu -libs=onednn" --inputs data=cat.png --reproducer bug',

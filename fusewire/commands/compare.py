@@ -46,10 +46,11 @@ from .params import TargetType
 Array = npt.NDArray[Any]
 
 
-class _Compare(Command):
+class TargetsCommand(Command):
     """Lets --targets take several values: `--targets A B` is `--targets A --targets B`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the words of the command line."""
         return super().parse_args(ctx, spread(args))
 
 
@@ -130,7 +131,7 @@ class Paths:
 
 
 @click.command(
-    cls=_Compare,
+    cls=TargetsCommand,
     examples=(
         'fusewire compare resnet50.onnx --targets "cpu" "cpu -libs=onednn"',
         'fusewire compare resnet50.onnx --targets "cpu" "cpu -libs=onednn" --report out.html',

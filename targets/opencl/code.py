@@ -10,7 +10,7 @@ from ...ir.deferred import Deferred, force
 from ...ir.index import IndexVar
 from ...ir.loops import Kernel
 from ...ir.scalar import Buffer
-from ..cpuinfo import Isa, usable_cores
+from ..cpuinfo import Isa
 from ..cpuinfo import isa_for as cpu_isa_for
 from ..csource import Emitter, LaunchHead
 from ..generate import KERNEL, Decide, Kernels
@@ -20,6 +20,7 @@ from ..launches import ALIGN, Launch, Plan, plan_launches
 from ..prelude import Prelude
 from ..program import KernelStep, Program, flatten
 from ..target import Target
+from ..units import Units
 from .dialect import OPENCL
 
 ONE_PROGRAM = 60000
@@ -163,16 +164,14 @@ class _Maker:
     kernels: Kernels
     steps: dict[int, OpenclStep] = field(factory=dict)
     names: dict[str, str] = field(factory=dict)
-    units: list[tuple[Prelude, list[str]]] = field(factory=list)
+    units: Units = field(factory=lambda: Units(OPENCL))
 
     def add(self, step: KernelStep) -> None:
         made = self.kernels.of(step)
         written = made.written
         if written.text not in self.names:  # different groups may come to one text
             self.names[written.text] = step.name
-            prelude, texts = self._unit()
-            prelude.definitions.update(written.definitions)
-            texts.append(written.text.replace(KERNEL, step.name))
+            self.units.add(written.text.replace(KERNEL, step.name), written.definitions)
         inputs = self.kernels.inputs(step, made)
         slots = (*inputs, *step.outputs)
         name = self.names[written.text]
@@ -187,22 +186,10 @@ class _Maker:
         bound = [Argument(kind, slots[value] if kind == "tensor" else value, n) for kind, value, n in arguments]
         return Call(kernel.replace(KERNEL, name), tuple(bound), items, shared, thread_bytes)
 
-    def _unit(self) -> tuple[Prelude, list[str]]:
-        """The program that the next kernel goes to: one for each processor, filled evenly."""
-        if len(self.units) < usable_cores():
-            self.units.append((Prelude(OPENCL), []))
-        return min(self.units, key=lambda unit: sum(map(len, unit[1])))
-
     def files(self) -> list[tuple[str, str]]:
         """The programs."""
-        units = self.units
-        if sum(len(text) for _, texts in units for text in texts) < ONE_PROGRAM and units:
-            whole = Prelude(OPENCL)
-            for prelude, _ in units:
-                whole.definitions.update(prelude.definitions)
-            units = [(whole, [text for _, texts in units for text in texts])]
         return [
             (f"kernels{k}", "\n".join([OPENCL.headers, prelude.text(texts), *texts]))
-            for k, (prelude, texts) in enumerate(units)
-            if any(texts)
+            for k, (prelude, texts) in enumerate(self.units.files(ONE_PROGRAM))
+            if texts
         ]
