@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .cpu import Call, CpuCode, cpu_code
-from .engine import Action, Array
+from .engine import Action, Array, in_runs
 from .host import aligned, check_memory, view
 from .program import BranchStep, CopyStep, KernelStep, LibraryStep, Step
 from .runnable import Runnable
@@ -88,22 +88,7 @@ class CpuEngine:
 
     def compile(self, steps: Sequence[Step]) -> list[Action]:
         """Runs of kernel steps are one call into C."""
-        actions: list[Action] = []
-        run: list[KernelStep] = []
-
-        def close() -> None:
-            if run:
-                actions.append(self._segment(run[0]))
-                run.clear()
-
-        for step in steps:
-            if isinstance(step, KernelStep):
-                run.append(step)
-                continue
-            close()
-            actions.append(self.action(step))
-        close()
-        return actions
+        return in_runs(steps, lambda run: self._segment(run[0]), self.action)
 
     def _segment(self, first: KernelStep) -> Action:
         number = next(k for k, run in enumerate(self.code.segments) if run[0] is first)

@@ -4,14 +4,28 @@
 """
 
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import Any, Protocol
 
 import numpy.typing as npt
 
-from .program import Step
+from .program import KernelStep, Step
 
 Array = npt.NDArray[Any]
 Action = Callable[[], None]
+
+
+def in_runs(
+    steps: Sequence[Step], several: Callable[[list[KernelStep]], Action], single: Callable[[Step], Action]
+) -> list[Action]:
+    """Steps as functions: one for each run of consecutive kernel steps, one for every other step."""
+    actions: list[Action] = []
+    for kernels, found in groupby(steps, lambda step: isinstance(step, KernelStep)):
+        if kernels:
+            actions.append(several([step for step in found if isinstance(step, KernelStep)]))
+        else:
+            actions += map(single, found)
+    return actions
 
 
 class Engine(Protocol):

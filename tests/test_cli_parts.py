@@ -11,12 +11,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fusewire as fw
-from fusewire.commands.base import _finite, shown
+from fusewire.commands.base import shown
 from fusewire.commands.bench import statistics
 from fusewire.commands.compare import spread
 from fusewire.commands.differences import difference, rounding_of
 from fusewire.commands.files import why_not_writable, written
 from fusewire.commands.params import ShapesType
+from fusewire.report.data import finite
 
 
 def floats(*values: float, dtype: Any = np.float32) -> Any:
@@ -141,7 +142,7 @@ def test_shown_targets_are_targets() -> None:
 
 
 def test_numbers_that_json_has_not() -> None:
-    assert _finite({"a": [float("inf"), 1.0], "b": (float("nan"), "x")}) == {"a": ["inf", 1.0], "b": ["nan", "x"]}
+    assert finite({"a": [float("inf"), 1.0], "b": (float("nan"), "x")}) == {"a": ["inf", 1.0], "b": ["nan", "x"]}
 
 
 def test_statistics() -> None:

@@ -7,13 +7,12 @@ import contextlib
 import io
 import json
 import logging
-import math
 import os
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import click
@@ -24,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..ir.errors import FusewireError
+from ..report.data import finite
 from ..targets.target import Target
 
 FAILED, BAD_USAGE, INTERRUPTED = 1, 2, 130
@@ -154,7 +154,7 @@ class Session:
 
     def json(self, data: Any) -> None:
         """Data as JSON on stdout; numbers that JSON does not have become the strings "inf", "-inf" and "nan"."""
-        click.echo(json.dumps(_finite(data), indent=2, allow_nan=False, ensure_ascii=False))
+        click.echo(json.dumps(finite(data), indent=2, allow_nan=False, ensure_ascii=False))
 
     def fail(self, message: str) -> None:
         """Show an error."""
@@ -190,14 +190,6 @@ def _is_number(cell: str | Text) -> bool:
     except ValueError:
         return text == "-"
     return True
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _more_verbose(ctx: click.Context, param: click.Parameter, value: int) -> None:

@@ -271,13 +271,14 @@ class Report:
 
 def plain(report: Report) -> dict[str, Any]:
     """The report as JSON has it; numbers that JSON does not have become the strings "inf", "-inf" and "nan"."""
-    found: dict[str, Any] = _finite(attrs.asdict(report))
+    found: dict[str, Any] = finite(attrs.asdict(report))
     return found
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Plain data with infinities and NaN as text."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
+        return {key: finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, list | tuple) else value

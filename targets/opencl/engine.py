@@ -9,7 +9,7 @@ from attrs import frozen
 from ...ir.errors import DeviceError, FusewireError
 from ...ir.types import numpy_dtype
 from ..device import Device
-from ..engine import Action, Array
+from ..engine import Action, Array, in_runs
 from ..host import aligned, check_memory, view
 from ..launches import ALIGN
 from ..memory import rounded
@@ -164,22 +164,7 @@ class OpenclEngine:
 
     def compile(self, steps: Sequence[Step]) -> list[Action]:
         """Runs of kernel steps as one function that fills the queue."""
-        actions: list[Action] = []
-        run: list[KernelStep] = []
-
-        def close() -> None:
-            if run:
-                actions.append(self._enqueue(run))
-                run.clear()
-
-        for step in steps:
-            if isinstance(step, KernelStep):
-                run.append(step)
-                continue
-            close()
-            actions.append(self._single(step))
-        close()
-        return actions
+        return in_runs(steps, self._enqueue, self._single)
 
     def _enqueue(self, steps: Sequence[KernelStep]) -> Action:
         launches = [(r.kernel, r.items, r.group) for step in steps for r in self._ready[id(step)]]

@@ -118,7 +118,7 @@ def _settled(
     libraries: Sequence[Library],
     threads: int,
     store: TuningStore,
-    assemble: Callable[[Sequence[Library]], "CompiledModule"],
+    assemble: Assemble,
 ) -> "CompiledModule":
     """The network after its measurement.
 
