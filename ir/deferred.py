@@ -29,6 +29,12 @@ class Deferred(Generic[T]):
                 self._make = None
         return cast(T, self._value)
 
+    def __reduce__(self) -> tuple[type["Deferred[T]"], tuple[Callable[[], T]]]:
+        """To another process goes the recipe, which must be a function of a module."""
+        if self._make is None:
+            raise TypeError("a deferred value that was made stays in its process")
+        return Deferred, (self._make,)
+
 
 def force(value: "T | Deferred[T]") -> T:
     """`value`, made if it was deferred."""

@@ -6,6 +6,9 @@ Indices stay multi-dimensional until then. Loop kinds say how a loop may run:
     serial       one iteration after the other
     rolled       serial, and the compiler must not unroll it
     unrolled     copied out by the unroller (extent known and small)
+    short        serial, and the compiler is to unroll it, so that the text stays small
+    mma          terms of a sum of products of matrices, which the items of a warp may add at once: its body adds to
+                 four registers of each item, which lie as PTX's mma.m16n8 has them (targets/matrixtext.py)
     vectorised   iterations become lanes where every access allows it, else it stays serial
     parallel     iterations are split among the threads of the team; they are independent
     lockstep     all threads of the team run all iterations; parallel loops and barriers may stand inside
@@ -22,7 +25,9 @@ from .errors import VerifyError
 from .index import Dim, Index, IndexVar, as_index
 from .scalar import Buffer, Load, Operand, Value, cast
 
-KINDS = ("serial", "rolled", "unrolled", "vectorised", "parallel", "lockstep", "workgroup", "workitem")
+KINDS = (
+    "serial", "rolled", "unrolled", "short", "mma", "vectorised", "parallel", "lockstep", "workgroup", "workitem",
+)  # fmt: skip
 
 
 @frozen(eq=False)
@@ -74,6 +79,8 @@ class Prefetch:
     buffer: Buffer
     index: tuple[Index, ...]
     level: int = 1
+    write: bool = False
+    """Whether it is fetched to be written."""
 
 
 Stmt: TypeAlias = For | Store | Alloc | If | Barrier | Prefetch

@@ -119,6 +119,7 @@ SIGNATURES: dict[str, str] = {
     **dict.fromkeys(
         ("add", "sub", "mul", "div", "floordiv", "mod", "floormod", "pow", "max", "min", "and", "or", "xor"), _SAME
     ),
+    **dict.fromkeys(("max_else", "min_else", "async"), _SAME),
     **dict.fromkeys(("shl", "shr", "atan2", "fma", "neg", "not", "abs", "sign"), _SAME),
     **dict.fromkeys(
         ("exp", "log", "log2", "log10", "sqrt", "rsqrt", "tanh", "sigmoid", "erf", "ceil", "floor", "round"), _SAME
@@ -131,17 +132,26 @@ SIGNATURES: dict[str, str] = {
 """Every function of the scalar language but `select`, `cast`, `bitcast`, `splat`, `dot2`, `pair`, and `iota` (0, 1, 2,
 ... in lanes).
 
-`div` and `mod` truncate for integers (division by zero gives 0), `floordiv` and `floormod` round down; `max` and
-`min` give NaN where an operand is NaN; `round` rounds halves to even; `and`, `or`, `xor`, `not` are logical on bool and
-bitwise on integers.
+`div` and `mod` truncate for integers (division by zero gives 0), `floordiv` and `floormod` round down; `max` and `min`
+give NaN where an operand is NaN, `max_else` and `min_else` (of floats) their second operand; `round` rounds halves to
+even; `and`, `or`, `xor`, `not` are logical on bool and bitwise on integers. `async` is its
+operand; a store of it to a local array need not be done before the next barrier.
 """
 
 SHUFFLES = tuple(
     [f"swap{step}_{half}" for step in (1, 2, 4, 8, 16, 32) for half in ("lo", "hi")]
     + [f"rotate{step}" for step in (1, 2, 4, 8, 16, 32)]
-    + ["every2", "reverse"]
+    + ["every2", "reverse", "zip_lo", "zip_hi"]
 )
 SIGNATURES.update(dict.fromkeys(SHUFFLES, _SAME))
+
+EXCHANGES = {f"item_xor{step}": step for step in (1, 2, 4, 8, 16)}
+"""What the work-item whose number differs in one bit has for the operand: `item_xor4` gives item 5 the value of item 1.
+
+All items of a group must come to it together, as to a barrier, and it stands in a store only: as the value, or as an
+operand of it. Items up to 32, counted through, are close enough on every GPU to do it without memory (a warp).
+"""
+SIGNATURES.update(dict.fromkeys(EXCHANGES, _SAME))
 
 
 def shuffle_places(fn: str, lanes: int) -> tuple[int, ...]:
@@ -153,7 +163,11 @@ def shuffle_places(fn: str, lanes: int) -> tuple[int, ...]:
     rotateN             (a, a): N lanes further, cyclically
     every2              (a, b): the even lanes of a, then the odd ones of b
     reverse             (a, a): last lane first
+    zip_lo, zip_hi      (a, b): the lanes of the lower or upper halves of a and b in turn
     """
+    if fn.startswith("zip"):
+        half = lanes // 2 if fn == "zip_hi" else 0
+        return tuple(i // 2 + half + (lanes if i % 2 else 0) for i in range(lanes))
     if fn == "every2":
         half = lanes // 2
         return tuple(2 * i if i < half else lanes + 2 * (i - half) + 1 for i in range(lanes))
@@ -266,6 +280,11 @@ def cast(value: Operand, dtype: str) -> Value:
         if isinstance(source, Value) and source.dtype == dtype:  # to the wider type and back
             return source
     return Apply("cast", (value,), dtype, value.lanes)
+
+
+def later(value: Value) -> Value:
+    """`value`, which, stored to a local array, need not be there before the next barrier of the work-group."""
+    return Apply("async", (value,), value.dtype, value.lanes)
 
 
 def bitcast(value: Value, dtype: str) -> Value:

@@ -138,7 +138,7 @@ def _softmax(result: Callable[[Value, Value], Operand]) -> Reduce:
         def at(row: tuple[Index, ...], place: tuple[Index, ...]) -> Value:
             return x(*row[:axis], *place, *row[axis:])
 
-        largest = Stage("max", extent, at)
+        largest = Stage("top", extent, at)
         total = Stage("sum", extent, lambda row, place, top: apply("exp", at(row, place) - top))
         return Reduction(rows, (largest, total), lambda index, top, s: result(x(*index) - top, s), spread=(axis,))
 

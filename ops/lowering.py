@@ -114,8 +114,9 @@ class Stage:
     """One reduction: `combine` over `element(row, r, *results of earlier stages)` for r in the box `extents`.
 
     Attributes:
-        combine: "sum", "prod", "max", "min", "all", "any", or "argmax" / "argmin" (the first place, as int64, in
-            row-major order over `extents`).
+        combine: "sum", "prod", "max", "min", "all", "any", "top" (max of floats that may overlook a NaN, for where a
+            later stage meets it again), or "argmax" / "argmin" (the first place, as int64, in row-major order over
+            `extents`).
         extents: the sizes of the reduction axes.
         element: `(row index, reduction index, *earlier results) -> value`.
         last: for argmax and argmin: give the last place instead of the first.
