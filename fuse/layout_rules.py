@@ -169,7 +169,8 @@ def _layout_features(node: Call, blocks: Blocks) -> list[Expr] | None:
 
 
 def _write_layout(node: Call, features: Sequence[Expr], found: Sequence[int], blocks: Blocks) -> tuple[Expr, int]:
-    return _with(node, [*features, *node.args[1:]], layout=layout_of(found[0])), found[0]
+    layout = {key: layout_of(found[0]) for key in ("layout", "out_layout") if node.attrs.get(key)}
+    return _with(node, [*features, *node.args[1:]], **layout), found[0]
 
 
 def _window_gain(node: Call, lanes: int) -> float:

@@ -12,10 +12,14 @@ from typing import Any
 
 import numpy.typing as npt
 from attrs import field, frozen
+from attrs.validators import in_
 
 from ..ir.expr import Call, Function
 from .chain import Chain
 from .dataflow_pattern import DFPattern, Match
+
+HOST, DEVICE, ADDRESS = "host", "device", "address"
+"""What a rule's executable works on: NumPy's arrays, arrays of the device, or addresses in its memory (cuda, rocm)."""
 
 
 def accept(match: Match) -> str | None:
@@ -39,6 +43,9 @@ class Rule:
             copies, else why not; absent if it never does.
         light: whether the region is no more than what generated code fuses with its neighbours. Such a rule gets
             what all others have left, and only where there is nothing to be fused with.
+        memory: what the executable gets: `HOST`, arrays (copied there and back where the target is a device), or
+            `DEVICE`, memory of the device, where it puts its work into `Region.queue` and does not wait; on cuda and
+            rocm also `ADDRESS`, the same as plain numbers.
 
     """
 
@@ -49,6 +56,7 @@ class Rule:
     priority: int = field(default=20, kw_only=True)
     blocked: Callable[[Function], str | None] | None = field(default=None, kw_only=True)
     light: bool = field(default=False, kw_only=True)
+    memory: str = field(default=HOST, kw_only=True, validator=in_((HOST, DEVICE, ADDRESS)))
 
     def sought(self, post_ops: bool = True) -> DFPattern:
         """The pattern to look for; without `post_ops` only the anchor of a chain."""
@@ -75,6 +83,7 @@ class Library:
         targets: the kinds of targets that it works on.
         rules: what it can take.
         probe: None if the library can be loaded here, else why not, with the command that installs it.
+        precisions: what it does with `-precision=`, beside float32: it looks at `Region.precision`.
 
     """
 
@@ -82,6 +91,7 @@ class Library:
     targets: tuple[str, ...]
     rules: tuple[Rule, ...] = field(converter=_rules)
     probe: Callable[[], str | None]
+    precisions: tuple[str, ...] = ()
 
     def rule(self, name: str) -> Rule | None:
         """The rule of this name (the `Composite` attribute of a function)."""
@@ -96,12 +106,17 @@ class Region:
         function: the region: parameters, and a body of operator calls.
         constants: the contents of parameters that never change, by position.
         threads: how many threads the library may use.
+        queue: on a device, what its work goes through, one piece after the other: pyopencl's CommandQueue; on cuda and
+            rocm a `LibraryQueue`.
+        precision: the lowest precision in which the factors of float32 products may be (`-precision=`).
 
     """
 
     function: Function
     constants: Mapping[int, npt.NDArray[Any]]
     threads: int
+    queue: Any = None
+    precision: str = "float32"
 
     @property
     def call(self) -> Call:
@@ -116,5 +131,10 @@ class Region:
         return self.function.body
 
 
-Executable = Callable[[Sequence[npt.NDArray[Any]], Sequence[npt.NDArray[Any]]], None]
-"""What `implement` makes: called with the input and output arrays (C-contiguous), it fills the outputs."""
+Executable = Callable[[Sequence[Any], Sequence[Any]], None]
+"""What `implement` makes: called with the inputs and outputs, it fills the outputs.
+
+They are C-contiguous arrays of NumPy; for a rule whose `memory` is `DEVICE` the device's own: on opencl pyopencl's
+Buffers, on cuda CuPy's arrays. Each holds one tensor in row order, whose shape is that of the region's types. For
+`ADDRESS` they are numbers.
+"""

@@ -109,10 +109,10 @@ class _Mixed:
 
 def _fits(array: npt.NDArray[Any]) -> bool:
     """Whether float16 holds the values well, however convolutions transform them."""
-    size = np.linalg.norm(array)
+    exact = array.astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
-        lost = [np.linalg.norm((array * f).astype(np.float16) / f - array) for f in (MARGIN, 1 / MARGIN)]
-    return bool(max(lost) <= LOST * size)
+        lost = [np.linalg.norm((exact * f).astype(np.float16) / f - exact) for f in (MARGIN, 1 / MARGIN)]
+    return bool(max(lost) <= LOST * np.linalg.norm(exact))  # not where it is infinite or not a number
 
 
 def _length(call: Call) -> int:

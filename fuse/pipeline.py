@@ -52,9 +52,9 @@ def pipeline(
         FoldScaleAxis(),  #                            3: constant scales go into weights
         EliminateCommonSubexpr(),  #                   3: what is computed twice is computed once
         DeadCodeElimination(),  #                      1: what nothing uses goes
+        FuseAttention(),  #                            2: products around a softmax become attention
         partition_pass(libraries, made, post_ops=post_ops),  # 0: regions for libraries
         *([strict_pass(libraries, made)] if strict else []),
-        FuseAttention(),  #                            2: products around a softmax become attention
         AlterLayout(vector_bytes, libraries),  #       2: channels in blocks of a vector, where that pays
     ]
     if precision != "float32":

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from ..ir.expr import Expr
+from ..ir.expr import Expr, Function
 from ..ir.module import IRModule
 from . import (
     alter_layout,
@@ -14,6 +14,7 @@ from . import (
     fold_constant,
     fold_scale_axis,
     fuse_ops,
+    fuse_stages,
     mixed_precision,
     regions,
     simplify_inference,
@@ -40,8 +41,8 @@ from .library import Library
 __all__ = [
     "AlterLayout", "AnnotateTarget", "BackwardFoldScaleAxis", "CanonicalizeOps", "ConfigOption", "ConvertLayout",
     "DeadCodeElimination", "DefuseOps", "EliminateCommonSubexpr", "FoldConstant", "FoldScaleAxis",
-    "ForwardFoldScaleAxis", "FuseAttention", "FuseOps", "InferType", "MergeComposite", "PartitionGraph", "Pass",
-    "PassContext", "PassInfo", "PassInstrument", "PassTimingInstrument", "PrintAfterAll", "PrintBeforeAll",
+    "ForwardFoldScaleAxis", "FuseAttention", "FuseOps", "FuseStages", "InferType", "MergeComposite", "PartitionGraph",
+    "Pass", "PassContext", "PassInfo", "PassInstrument", "PassTimingInstrument", "PrintAfterAll", "PrintBeforeAll",
     "PrintIR", "Sequential", "SimplifyExpr", "SimplifyInference", "ToGraphNormalForm", "ToMixedPrecision",
     "function_pass", "known_passes", "module_pass", "pass_instrument",
 ]  # fmt: skip
@@ -154,6 +155,11 @@ def FuseOps(fuse_opt_level: int = -1) -> Pass:
     return fuse_ops.fuse_ops(fuse_opt_level)
 
 
+def FuseStages(accept: Callable[[Function], bool]) -> Pass:
+    """Join a fused function to the one that it feeds, where the target accepts what comes out of it (level 1)."""
+    return fuse_stages.fuse_stages(accept)
+
+
 def DefuseOps() -> Pass:
     """Undo FuseOps (level 0)."""
     return fuse_ops.defuse_ops()
@@ -188,5 +194,6 @@ for _make in (
 ):  # fmt: skip
     _make()
 ConvertLayout({})
+FuseStages(lambda function: False)
 MergeComposite([])
 AnnotateTarget([])
