@@ -22,7 +22,7 @@ from typing import Any
 import numpy.typing as npt
 from attrs import evolve, frozen
 
-from ...ir.index import Index
+from ...ir.index import Index, as_index
 from ...ir.loops import Builder, Kernel
 from ...ir.scalar import Buffer, Value, cast
 from ...ops.lowering import View
@@ -35,8 +35,17 @@ from .tiles import Packed, Packing, Piece, RegisterTile, cut, even, fetch, packe
 LONG_REDUCTION = 256
 """Terms of the sum from which channels in lanes win over pixels in lanes, for a plain result."""
 
+MOVED = 2
+"""Operations that it takes to bring an element from a vector of channels to its place in a plain result."""
+
 NEAR_CACHE = 512 * 1024
 """Bytes of weights up to which all of them are used for one piece of the picture before the next is begun."""
+
+MANY_VECTORS = 12
+"""Vectors of output channels from which on it does not matter that the last tile may have fewer of them."""
+
+SHORT_REDUCTION = 128
+"""Terms of the sum up to which a tile takes half of the registers, so that the next one begins while it is stored."""
 
 FAR = 1 << 20
 """Bytes of weights from which on they are not in the near cache when the network comes round to them again."""
@@ -46,7 +55,18 @@ def channels_in_lanes(conv: Conv) -> bool:
     """Which of the two ways a convolution takes."""
     if _blocked(conv):
         return True
-    return conv.s.terms >= LONG_REDUCTION and conv.s.co >= conv.problem.isa.vector_bytes // 8
+    s = conv.s
+    if s.terms >= LONG_REDUCTION:
+        return s.co >= conv.problem.isa.vector_bytes // 8
+    # Narrow pictures leave most of a vector of pixels empty, few channels most of one of channels.
+    width = s.lines[1]
+    by_channels = _vectors(s.co, conv.lanes) * s.terms + MOVED * s.co
+    return by_channels * width < _vectors(width, conv.lanes) * s.co * s.terms
+
+
+def _vectors(extent: int, lanes: int) -> int:
+    """How many vectors, full ones or not, an axis is cut into."""
+    return sum(piece.tiles * piece.blocks for piece in cut(extent, lanes, 1))
 
 
 def check_plain(problem: Problem) -> str | None:
@@ -101,9 +121,17 @@ def default_config(conv: Conv, channels: bool) -> Config:
     if not channels:
         points, blocks = pixel_tile(conv)
         return {"channels": 0, "blocks": blocks, "points": points, "near": 0}
-    blocks = default_blocks(conv)
-    near = conv.weight_bytes <= NEAR_CACHE
-    return {"channels": 1, "blocks": blocks, "points": default_points(conv, blocks), "near": int(near)}
+    near = int(conv.weight_bytes <= NEAR_CACHE)
+    if _overlaps(conv):
+        return {"channels": 1, "blocks": 1, "points": conv.problem.isa.registers // 2 - 1, "near": near}
+    blocks, points = default_tile(conv, conv.s.oh * conv.s.ow if conv.s.pointwise else conv.s.ow)
+    return {"channels": 1, "blocks": blocks, "points": points, "near": near}
+
+
+def _overlaps(conv: Conv) -> bool:
+    """Whether storing a tile takes so much of its time that two should be under way at once."""
+    whole = conv.s.co % conv.lanes == 0 and conv.out_block in (1, conv.lanes)
+    return conv.problem.isa.registers >= 32 and whole and conv.s.terms <= SHORT_REDUCTION
 
 
 def predict(problem: Problem, config: Config) -> float:
@@ -113,8 +141,8 @@ def predict(problem: Problem, config: Config) -> float:
     conv = conv_of(problem, pairs=True)
     # A last vector of channels that is not full costs as much as a full one.
     waste = -(-conv.s.co // conv.lanes) * conv.lanes / conv.s.co if config["channels"] else 1.0
-    # Two loads can go with two multiply-adds; what lies above half of that costs.
-    loads = max(1.0, 1.6 * (1 / config["blocks"] + 1 / config["points"]))
+    # Two loads can go with two multiply-adds; what lies above half of that costs, unless storing tiles costs more.
+    loads = 1.0 if _overlaps(conv) else max(1.0, 1.6 * (1 / config["blocks"] + 1 / config["points"]))
     far = streaming(conv.weight_bytes)
     return conv.s.flops / 2 / conv.lanes * waste * loads + far
 
@@ -128,6 +156,11 @@ def schedule(problem: Problem, config: Config) -> tuple[Kernel, Packed]:
         else:
             tiling.pixel_tiles(piece)
     return tiling.conv.problem.kernel(tiling.builder), tiling.packed
+
+
+def pack(problem: Problem, config: Config) -> Packed:
+    """How the weights are packed."""
+    return Tiling.start(conv_of(problem, pairs=True), config).packed
 
 
 @frozen(eq=False)
@@ -144,9 +177,9 @@ class Tiling:
     """The row of the packed weights that the first term of the sum meets."""
 
     @staticmethod
-    def start(conv: Conv, config: Config) -> "Tiling":
-        """Pack the weights and give the input a border."""
-        s, builder, channels = conv.s, Builder(), bool(config["channels"])
+    def start(conv: Conv, config: Config, builder: Builder | None = None) -> "Tiling":
+        """Pack the weights and give the input a border, in a kernel of its own or in that of `builder`."""
+        s, builder, channels = conv.s, builder or Builder(), bool(config["channels"])
         pieces = channel_pieces(conv, config["blocks"]) if channels else pixel_pieces(conv, config["points"])
         packing = Packing(tuple(pieces), s.terms, s.co)
         block, view, area = conv.data_block, conv.weight, s.kh * s.kw
@@ -192,11 +225,15 @@ class Tiling:
         place = y * s.stride[0] + r[1] * s.dilation[0], x * s.stride[1] + r[2] * s.dilation[1]
         return self.conv.data(n, g * s.ci + r[0] * self.conv.data_block + r[3], *place)
 
+    def place(self, y: Index, x: Index) -> tuple[Index, Index]:
+        """The pixel at (y, x) of `lines`."""
+        s = self.conv.s
+        return (x // s.ow, x % s.ow) if s.pointwise else (y, x)
+
     def channel_tiles(self, piece: Piece) -> None:
         """Tiles of vectors of output channels times pixels."""
         s = self.conv.s
-        # A pointwise convolution sees pixels only: rows need not end where the picture's do.
-        rows, columns = (1, s.oh * s.ow) if s.pointwise else (s.oh, s.ow)
+        rows, columns = s.lines
         near = self.config["near"]
         # A narrower piece, the last one, has room for more points.
         most = self.config["points"] * self.config["blocks"] // piece.blocks
@@ -206,15 +243,21 @@ class Tiling:
                 y, q, tile = rest if near else (rest[1], rest[2], rest[0])
                 self._channel_tile(piece, (n, g, tile, y), q * points + start, points)
 
+    def channel_row(self, piece: Piece, block: tuple[Index, Index, Index], y: Index) -> None:
+        """Row `y` of the result for block = (picture, group, tile of channels), by one thread."""
+        s = self.conv.s
+        for start, count, points in even(s.ow, self.config["points"]):
+            with self.builder.loop("q", count) as q:
+                x0 = q * points + start
+                line, first = (as_index(0), y * s.ow + x0) if s.pointwise else (y, x0)
+                self._channel_tile(piece, (*block, line), first, points)
+
     def _channel_tile(self, piece: Piece, block: Sequence[Index], x0: Index, points: int) -> None:
         conv, s, b, (n, g, tile, y) = self.conv, self.conv.s, self.builder, block
         direct = conv.out_block % piece.lanes == 0
         # The weights of the next tile come from afar; behind the last one the first is as good as any.
         far, following = self.packing.rows * s.co * 4 > FAR and piece.tiles > 1, (tile + 1) % piece.tiles
         scratch = None if direct else b.alloc("tile", (points, piece.width), conv.dtype, "thread")
-
-        def place(j: Index) -> tuple[Index, Index]:
-            return ((x0 + j) // s.ow, (x0 + j) % s.ow) if s.pointwise else (y, x0 + j)
 
         def channel(lane: Index) -> Index:
             return g * s.co + tile * piece.width + lane + piece.start
@@ -223,7 +266,7 @@ class Tiling:
 
             def finish(o: Index, j: Index, value: Value) -> None:
                 if scratch is None:
-                    conv.emit(b, (n, channel(o * piece.lanes + v), *place(j)), value)
+                    conv.emit(b, (n, channel(o * piece.lanes + v), *self.place(y, x0 + j)), value)
                 else:
                     b.store(scratch, (j, o * piece.lanes + v), value)
 
@@ -236,20 +279,30 @@ class Tiling:
                 acc.accumulate(
                     self.reduction,
                     lambda r, o: self.weight(piece, g, tile, r, o * piece.lanes + v),
-                    lambda r, j: self.pixel(n, g, r, *place(j)),
+                    lambda r, j: self.pixel(n, g, r, *self.place(y, x0 + j)),
                     ahead if far else None,
                 )
             acc.each(finish)
         if scratch is not None:
             with b.loop("oc", piece.width) as oc, b.loop("px", points) as j:
-                conv.emit(b, (n, channel(oc), *place(j)), b.load(scratch, (j, oc)))
+                conv.emit(b, (n, channel(oc), *self.place(y, x0 + j)), b.load(scratch, (j, oc)))
 
     def pixel_tiles(self, piece: Piece) -> None:
         """Tiles of output channels times vectors of pixels, stored as they are."""
         s, b = self.conv.s, self.builder
-        vectors = self.config["blocks"]
-        with self.parallel((s.n, s.groups, piece.tiles, s.oh), s.ow * piece.width) as block:
-            for columns in cut(s.ow, self.conv.lanes, vectors):
+        rows, width = s.lines
+        parts = cut(width, self.conv.lanes, self.config["blocks"])
+        if s.pointwise:  # the pixels of a part are used for all channels before the next are read
+            for columns in parts:
+                extents = s.n, s.groups, columns.tiles, piece.tiles
+                with (
+                    self.parallel(extents, columns.width * piece.width) as (n, g, q, tile),
+                    b.loop("v", columns.lanes, "vectorised") as v,
+                ):
+                    self._pixel_tile(piece, columns, (n, g, tile, as_index(0)), q * columns.width + v + columns.start)
+            return
+        with self.parallel((s.n, s.groups, piece.tiles, rows), width * piece.width) as block:
+            for columns in parts:
                 with b.loop("q", columns.tiles) as q, b.loop("v", columns.lanes, "vectorised") as v:
                     self._pixel_tile(piece, columns, block, q * columns.width + v + columns.start)
 
@@ -259,13 +312,13 @@ class Tiling:
         if conv.s.terms:
             acc.accumulate(
                 self.reduction,
-                lambda r, k: self.pixel(n, g, r, y, x0 + k * columns.lanes),
+                lambda r, k: self.pixel(n, g, r, *self.place(y, x0 + k * columns.lanes)),
                 lambda r, o: self.weight(piece, g, tile, r, o),
             )
 
         def store(k: Index, o: Index, value: Value) -> None:
             channel = g * conv.s.co + tile * piece.width + o + piece.start
-            conv.emit(b, (n, channel, y, x0 + k * columns.lanes), value)
+            conv.emit(b, (n, channel, *self.place(y, x0 + k * columns.lanes)), value)
 
         acc.each(store)
 
@@ -283,6 +336,23 @@ def default_blocks(conv: Conv) -> int:
     return 3 if vectors % 2 and vectors % 3 == 0 and conv.problem.isa.registers >= 32 else min(2, max(vectors, 1))
 
 
+def default_tile(conv: Conv, extent: int) -> tuple[int, int]:
+    """Vectors and pixels of a tile where `extent` pixels are there to be cut: of few pixels a tile of two vectors may
+    leave many registers idle, where one of three or four fills them.
+    """
+    blocks = default_blocks(conv)
+    if conv.problem.isa.registers < 32 or conv.s.co < MANY_VECTORS * conv.lanes:
+        return blocks, default_points(conv, blocks)
+
+    def used(blocks: int) -> float:
+        """Accumulators of a tile, on average, if pixels are cut evenly."""
+        return blocks * extent / -(-extent // default_points(conv, blocks))
+
+    if used(blocks) < 0.7 * default_points(conv, 1):
+        blocks = max((2, 3, 4), key=used)
+    return blocks, default_points(conv, blocks)
+
+
 def default_points(conv: Conv, blocks: int) -> int:
     """Pixels of a tile, so that accumulators, weights and one broadcast value fit into the registers."""
     return (28 if conv.problem.isa.registers >= 32 else 12) // blocks
@@ -297,7 +367,7 @@ def pixel_tile(conv: Conv) -> tuple[int, int]:
     """Output channels and vectors of pixels of a tile with pixels in lanes."""
     if conv.problem.isa.registers < 32:
         return 4, 2
-    return (8, 2) if conv.s.ow % (2 * conv.lanes) == 0 else (6, 3)
+    return (8, 2) if conv.s.lines[1] % (2 * conv.lanes) == 0 else (6, 3)
 
 
 def bordered(conv: Conv, builder: Builder, phases: int = 1) -> View:
@@ -308,6 +378,10 @@ def bordered(conv: Conv, builder: Builder, phases: int = 1) -> View:
     s, data, block = conv.s, conv.data, conv.data_block
     if not s.padded and phases == 1 and not conv.unready:
         return data
+    if conv.depth is not None:
+        depth = conv.depth
+        planes = evolve(s, n=s.n // depth.out, ci=s.ci // depth.taps * depth.needed, padded=s.padded or depth.padded)
+        return depth.windows(bordered(evolve(conv, s=planes, data=depth.planes, depth=None), builder, phases))
     blocks, height = s.groups * s.ci // block, s.rows_needed
     width = -(-s.columns_needed // phases)
     dtype = data(*(0,) * 4).dtype

@@ -1,6 +1,8 @@
 """What all schedules of convolutions share: their numbers, and their tensors seen as NCHW in whatever layout.
 
-A conv1d is a conv2d of height 1. Where data and weights are bfloat16, and the processor multiplies pairs of them, two
+A conv1d is a conv2d of height 1. A conv3d is one, too: its pictures are the planes of the result, and its channels are
+pairs of a channel and a place of the window along the depth. Its weight, OIDHW, is OIHW of those channels as it lies in
+memory. Where data and weights are bfloat16, and the processor multiplies pairs of them, two
 neighbouring channels are seen as one, of type uint32.
 """
 
@@ -12,7 +14,7 @@ from attrs import evolve, frozen
 
 from ...ir.index import Index
 from ...ir.loops import Builder
-from ...ir.scalar import SMALL_FLOATS, Load, Value, in_pairs, is_float, pair
+from ...ir.scalar import SMALL_FLOATS, Load, Value, constant, in_pairs, inside, is_float, pair, select
 from ...ir.types import TensorType
 from ...ops.layout import Layout
 from ...ops.lowering import View
@@ -67,6 +69,61 @@ class Shape:
         """Whether outputs see pixels only, in their order: 1x1, stride 1, no border."""
         return self.kh == self.kw == 1 and self.stride == (1, 1) and not self.padded
 
+    @property
+    def lines(self) -> tuple[int, int]:
+        """The result as rows and columns: one row, where pixels can be counted through."""
+        return (1, self.oh * self.ow) if self.pointwise else (self.oh, self.ow)
+
+
+@frozen(eq=False)
+class Depth:
+    """The depth of a conv3d: the input as a function of (n, c, z, y, x), planes of it and of the result, the window,
+    and how many planes of zeros stand in front.
+    """
+
+    data: View
+    size: int
+    out: int
+    taps: int
+    stride: int
+    dilation: int
+    pad: int
+
+    @property
+    def padded(self) -> bool:
+        """Whether outputs see planes outside of the input."""
+        return self.pad > 0 or self.needed > self.size
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether a plane of the result sees that of the input, and no other one."""
+        return self.taps == self.stride == 1 and not self.padded
+
+    @property
+    def needed(self) -> int:
+        """Input planes that the outputs read, border included."""
+        return (self.out - 1) * self.stride + (self.taps - 1) * self.dilation + 1
+
+    @property
+    def planes(self) -> View:
+        """The input with a channel (n, c, y, x) for each plane of each channel, planes of the border included."""
+
+        def read(n: Index, c: Index, y: Index, x: Index) -> Value:
+            z = c % self.needed - self.pad
+            value = self.data(n, c // self.needed, z, y, x)
+            return select(inside((z,), (self.size,)), value, constant(0, value.dtype))
+
+        return View(self.data.type, read)
+
+    def windows(self, planes: View) -> View:
+        """What a conv2d over the planes of the result reads, of what `planes` gives."""
+
+        def read(n: Index, c: Index, y: Index, x: Index) -> Value:
+            z = n % self.out * self.stride + c % self.taps * self.dilation
+            return planes(n // self.out, c // self.taps * self.needed + z, y, x)
+
+        return View(planes.type, read)
+
 
 @frozen(eq=False)
 class Conv:
@@ -83,6 +140,8 @@ class Conv:
         place: where in the result a pixel (y, x) of the loops lies, if it is not the same.
         pairs: whether a channel of `s.ci`, `data`, `weight` and `data_block` is a pair of bfloat16 ones.
         unready: whether the data must be converted before it is broadcast.
+        depth: of a conv3d; its pictures are (picture, plane), its channels (channel, place along the window's depth).
+        axes: where in the result of a conv3d an element (n, c, y, x) of the conv2d lies.
     """
 
     problem: Problem
@@ -97,6 +156,8 @@ class Conv:
     place: Callable[[Index, Index], tuple[Index, Index]] | None = None
     pairs: bool = False
     unready: bool = False
+    depth: Depth | None = None
+    axes: Callable[[Index, Index, Index, Index], dict[str, Index]] | None = None
 
     @property
     def weight_bytes(self) -> int:
@@ -111,7 +172,8 @@ class Conv:
         """Run the epilogue for the output element (n, c, y, x)."""
         if self.place is not None:
             index = (*index[:2], *self.place(*index[2:]))
-        self.problem.emit(builder, self.out_layout.pack(dict(zip("NCHW", index, strict=True))), value)
+        axes = dict(zip("NCHW", index, strict=True)) if self.axes is None else self.axes(*index)
+        self.problem.emit(builder, self.out_layout.pack(axes), value)
 
 
 def check(problem: Problem, kernel: str = "OI") -> str | None:
@@ -124,6 +186,13 @@ def check(problem: Problem, kernel: str = "OI") -> str | None:
     if None in blocks or a.kernel_layout != kernel + spatial:
         wanted = f"NCHW or NCHW<b>c and {kernel}HW (NCW and {kernel}W)"
         return f"layout {a.data_layout}/{a.kernel_layout}; it is written for {wanted}"
+    return check_values(problem)
+
+
+def check_values(problem: Problem) -> str | None:
+    """Why no schedule fits whatever the layouts, or None."""
+    context = problem.context
+    assert context is not None
     if other := [d for d in (*(v.dtype for v in context.args), context.out.dtype) if not is_float(d)]:
         return f"dtype {other[0]}; it is written for floating types"
     if 0 in context.shape or 0 in context.args[0].shape or 0 in context.args[1].shape:
@@ -140,7 +209,7 @@ def streaming(weight_bytes: int) -> float:
 
 def _spatial(problem: Problem) -> str:
     assert problem.context is not None
-    return "HW" if len(problem.context.attrs.strides) == 2 else "W"
+    return "DHW"[-len(problem.context.attrs.strides) :]
 
 
 def _block(name: str, spatial: str) -> int | None:
@@ -150,12 +219,17 @@ def _block(name: str, spatial: str) -> int | None:
     return block if name == f"NC{spatial}" + ("" if block == 1 else f"{block}c") else None
 
 
-def conv_of(problem: Problem, pairs: bool = False) -> Conv:
-    """The convolution of a group that `check` let pass; `pairs`: over pairs of channels, if that can be."""
+def conv_of(problem: Problem, pairs: bool = False, weight: View | None = None) -> Conv:
+    """The convolution of a group that `check` let pass; `pairs`: over pairs of channels, if that can be.
+
+    `weight` is the weight as OIHW, where it lies otherwise.
+    """
     context = problem.context
     assert context is not None
-    a, (data, weight) = context.attrs, context.args
+    a, data, weight = context.attrs, context.args[0], weight or context.args[1]
     layout, out_layout = Layout.parse(a.data_layout), Layout.parse(a.out_layout or a.data_layout)
+    if len(a.strides) == 3:
+        return _volumes(problem, layout, out_layout)
     n, c, h, w = _logical(layout, data.shape)
     _, o, oh, ow = _logical(out_layout, context.shape)
     flat = len(a.strides) == 1
@@ -175,6 +249,52 @@ def conv_of(problem: Problem, pairs: bool = False) -> Conv:
     whole = blocks[0] % 2 == 0 and s.ci % blocks[0] == 0
     small = data.dtype == weight.dtype == "bfloat16" and context.dtype == "float32"
     return _in_pairs(conv, layout) if whole and small and problem.isa.bfloat16_dot else conv
+
+
+def _volumes(problem: Problem, layout: Layout, out_layout: Layout) -> Conv:
+    """A conv3d as a conv2d."""
+    context = problem.context
+    assert context is not None
+    a, (data, weight) = context.attrs, context.args
+    sizes, out = layout.unpack_shape(data.shape), out_layout.unpack_shape(context.shape)
+    n, c, d, h, w = (int(sizes[axis]) for axis in "NCDHW")  # type: ignore[arg-type]
+    o, od, oh, ow = (int(out[axis]) for axis in "CDHW")  # type: ignore[arg-type]
+    kd, kh, kw = weight.shape[2:]
+    channels = c // a.groups * kd
+    padded = any(a.padding[1:3]) or any(a.padding[4:])
+    s = Shape(
+        n * od, a.groups, channels, o // a.groups, h, w, oh, ow, kh, kw, a.strides[1:], a.dilation[1:],
+        a.padding[1:3], padded,
+    )  # fmt: skip
+
+    def read(n: Index, c: Index, z: Index, y: Index, x: Index) -> Value:
+        return data(*layout.pack({"N": n, "C": c, "D": z, "H": y, "W": x}))
+
+    def tap(o: Index, i: Index, y: Index, x: Index) -> Value:
+        return weight(o, i // kd, i % kd, y, x)
+
+    def axes(n: Index, c: Index, y: Index, x: Index) -> dict[str, Index]:
+        return {"N": n // od, "C": c, "D": n % od, "H": y, "W": x}
+
+    depth = Depth(View(data.type, read), d, od, kd, a.strides[0], a.dilation[0], a.padding[0])
+    taps = View(TensorType((o, channels, kh, kw), weight.dtype), tap)
+    blocks = layout.block("C"), out_layout.block("C")
+    lanes = problem.isa.vector_bytes // (8 if context.dtype == "float64" else 4)
+    view, unready = depth.windows(depth.planes), data.dtype in SMALL_FLOATS
+    conv = Conv(problem, s, view, taps, *blocks, out_layout, context.dtype, lanes, None, False, unready, depth, axes)
+    return _planes_in_rows(conv, depth) if s.pointwise and depth.pointwise else conv
+
+
+def _planes_in_rows(conv: Conv, depth: Depth) -> Conv:
+    """A pointwise conv3d over pictures that have a plane in each row."""
+    s = conv.s
+
+    def axes(n: Index, c: Index, y: Index, x: Index) -> dict[str, Index]:
+        return {"N": n, "C": c, "D": y, "H": x // s.ow, "W": x % s.ow}
+
+    data = View(conv.data.type, lambda n, c, y, x: depth.data(n, c, y, x // s.w, x % s.w))
+    rows = evolve(s, n=s.n // depth.out, h=depth.size, oh=depth.out, w=s.h * s.w, ow=s.oh * s.ow)
+    return evolve(conv, s=rows, data=data, depth=None, axes=axes)
 
 
 def _in_pairs(conv: Conv, layout: Layout) -> Conv:

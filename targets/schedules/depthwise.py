@@ -1,19 +1,19 @@
 """Depthwise conv2d in blocked layouts: channels in lanes, a few pixels of a row at a time.
 
 Each channel has a filter of its own, so there is nothing to broadcast: a vector of inputs meets a vector of weights.
-The inputs of a row are loaded once for all taps that use them. The columns whose windows stick out of the picture are
-written apart with just the taps inside; rows outside are skipped. So there is no bordered copy, and inner loops have
-no guards.
+An input is loaded once for all taps of its row that use it. Tiles whose windows stick out of the picture to the left or
+right are written apart, with just the taps inside; rows outside are skipped. So there is no bordered copy, and inner
+loops have no guards.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy.typing as npt
 from attrs import evolve, frozen
 
-from ...ir.index import Index, as_index
+from ...ir.index import Index
 from ...ir.loops import Builder, Kernel
 from ...ir.scalar import Buffer, Const, Value, inside, select
 from ..lower import Problem
@@ -43,7 +43,8 @@ def check(problem: Problem) -> str | None:
 
 def configs(problem: Problem) -> Iterator[Config]:
     """The candidate space: how many pixels of a row are computed at a time."""
-    default = {"points": 8 if problem.isa.registers >= 32 else 4}
+    points = 14 if conv_of(problem).s.stride[1] == 1 else 8
+    default = {"points": points if problem.isa.registers >= 32 else 6}
     return space(default, {"points": (2, 4, 6, 8, 12, 14)}, lambda c: c["points"] <= problem.isa.registers // 2)
 
 
@@ -55,11 +56,18 @@ def predict(problem: Problem, config: Config) -> float:
 
 def schedule(problem: Problem, config: Config) -> tuple[Kernel, Packed]:
     """The loops of a depthwise convolution, and how its weights are packed."""
-    return _Depthwise.start(conv_of(problem)).kernel(config["points"])
+    return Depthwise.start(conv_of(problem)).kernel(config["points"])
+
+
+def pack(problem: Problem, config: Config) -> Packed:
+    """How the weights are packed."""
+    return Depthwise.start(conv_of(problem)).packed
 
 
 @frozen(eq=False)
-class _Depthwise:
+class Depthwise:
+    """A depthwise convolution being written, and where its packed weights are."""
+
     conv: Conv
     b: Builder
     packing: Packing
@@ -67,9 +75,9 @@ class _Depthwise:
     packed: Packed
 
     @staticmethod
-    def start(conv: Conv) -> "_Depthwise":
+    def start(conv: Conv, builder: Builder | None = None) -> "Depthwise":
         """Pack the weights: for each block of channels, window positions, then channels."""
-        s, b, view = conv.s, Builder(), conv.weight
+        s, b, view = conv.s, builder or Builder(), conv.weight
         packing = Packing(tuple(cut(s.groups, conv.data_block, 1)), s.kh * s.kw, s.groups)
 
         def matrix(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -79,34 +87,36 @@ class _Depthwise:
             return view(c, 0, row // s.kw, row % s.kw)
 
         weights, problem, packed = packed_operand(conv.problem, packing, b, 1, matrix, element)
-        return _Depthwise(evolve(conv, problem=problem), b, packing, weights, packed)
+        return Depthwise(evolve(conv, problem=problem), b, packing, weights, packed)
 
     def kernel(self, most: int) -> tuple[Kernel, Packed]:
-        """Rows of blocks of channels in parallel, `most` pixels at a time."""
+        """Rows of blocks of channels in parallel, at most `most` pixels at a time."""
         s, b, block = self.conv.s, self.b, self.conv.data_block
-        first, end = self.whole_windows()
         extents = (s.n, s.groups // block, s.oh)
         kind = "parallel" if s.flops >= 131072 else "serial"
         with b.loop("row", math.prod(extents), kind) as flat:
             n, cb, y = unravel(flat, extents)
-            for start, count, points in _pieces(0, first, most):
-                for k in range(count):
-                    self.tile((n, cb, y), as_index(start + k * points), points)
-            for start, count, points in _pieces(first, end, most):
-                with b.loop("q", count) as q:
-                    self.tile((n, cb, y), q * points + start, points)
-            for start, count, points in _pieces(end, s.ow, most):
-                for k in range(count):
-                    self.tile((n, cb, y), as_index(start + k * points), points)
+            self.row((n, cb, y), most)
         return self.conv.problem.kernel(b), self.packed
 
-    def whole_windows(self) -> tuple[int, int]:
-        """The columns of outputs whose windows lie inside of the picture."""
+    def row(self, row: tuple[Index, Index, Index], most: int) -> None:
+        """One row of one block of channels, at most `most` pixels at a time."""
+        for start, count, points in self.tiles(most):
+            with self.b.loop("q", count) as q:
+                self.tile(row, q * points + start, points)
+
+    def tiles(self, most: int) -> Iterator[tuple[int, int, int]]:
+        """A row in tiles, (start, how many, points); those that need a test for columns outside come one by one."""
         s = self.conv.s
-        stride, left = s.stride[1], s.pad[1]
-        first = min(-(-left // stride), s.ow)
-        last = s.w - 1 - (s.kw - 1) * s.dilation[1] + left
-        return first, max(first, min(last // stride + 1 if last >= 0 else 0, s.ow))
+        left, right = s.pad[1], s.w + s.pad[1] - (s.kw - 1) * s.dilation[1]
+        for start, count, points in even(s.ow, most):
+            first = min(-(-max(-(-left // s.stride[1]) - start, 0) // points), count)
+            # The last window of tile k begins at column ((k + 1) * points + start - 1) * stride of the bordered row.
+            end = max(first, min(((right - 1) // s.stride[1] + 1 - start) // points, count))
+            yield from ((start + k * points, 1, points) for k in range(first))
+            if end > first:
+                yield start + first * points, end - first, points
+            yield from ((start + k * points, 1, points) for k in range(end, count))
 
     def tile(self, row: tuple[Index, Index, Index], x0: Index, points: int) -> None:
         """`points` neighbouring outputs of one row and block."""
@@ -125,19 +135,19 @@ class _Depthwise:
 
     def _row_of_taps(self, acc: Buffer, line: tuple[Index, Index, Index], kh: Index, x0: Index, points: int) -> None:
         s, b, conv, (n, channel, above) = self.conv.s, self.b, self.conv, line
-        (piece,) = self.packing.pieces
-        block = conv.data_block
-        for kw in range(s.kw):
-            for j in range(points):
-                x = (x0 + j) * s.stride[1] + kw * s.dilation[1] - s.pad[1]
-                test = inside((x,), (s.w,))
-                if isinstance(test, Const) and not test.value:
-                    continue
-                value = select(test, conv.data(n, channel, above, x), 0)
-                offset = self.packing.offset(piece, channel // block, kh * s.kw + kw, channel % block)
-                weight = b.load(self.weights, (0, offset))
-                b.store(acc, (j,), added(weight, value, b.load(acc, (j,))))
+        (piece,), block = self.packing.pieces, conv.data_block
 
+        def weight(kw: int) -> Value:
+            offset = self.packing.offset(piece, channel // block, kh * s.kw + kw, channel % block)
+            return b.load(self.weights, (0, offset))
 
-def _pieces(first: int, end: int, most: int) -> Sequence[tuple[int, int, int]]:
-    return [(first + start, count, size) for start, count, size in even(end - first, most)]
+        for column in range((points - 1) * s.stride[1] + (s.kw - 1) * s.dilation[1] + 1):
+            x = x0 * s.stride[1] + column - s.pad[1]
+            test = inside((x,), (s.w,))
+            if isinstance(test, Const) and not test.value:
+                continue
+            value = select(test, conv.data(n, channel, above, x), 0)
+            for kw in range(s.kw):
+                j, rest = divmod(column - kw * s.dilation[1], s.stride[1])
+                if rest == 0 and 0 <= j < points:
+                    b.store(acc, (j,), added(weight(kw), value, b.load(acc, (j,))))

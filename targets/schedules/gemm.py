@@ -129,6 +129,11 @@ def schedule(problem: Problem, config: Config) -> tuple[Kernel, Packed]:
     return product.problem.kernel(product.builder), product.packed
 
 
+def pack(problem: Problem, config: Config) -> Packed:
+    """How a constant matrix is packed."""
+    return _Product.start(problem, shape_of(problem), config).packed
+
+
 def block_rows(s: Shape, panels: int, itemsize: int, most: int, threads: int) -> int:
     """Rows of a block: all, unless a part that fits into the cache saves reading, or threads want more blocks."""
     left, right, blocks = s.m * s.k * itemsize, s.k * s.n * itemsize, 1

@@ -1,7 +1,9 @@
 """Schedules that fit every operator: maps (maps.py), reductions (reduce.py), and procedures as they are written."""
 
+from attrs import evolve
+
 from ...ir.errors import VerifyError
-from ...ir.loops import Builder, Kernel
+from ...ir.loops import Alloc, Barrier, Builder, Kernel
 from ...ops.lowering import Map, Nest, Procedure, Reduce
 from ..lower import Problem, spec
 from .maps import map_kernel, unravel
@@ -11,7 +13,12 @@ __all__ = ["schedule", "unravel"]
 
 
 def schedule(problem: Problem) -> Kernel:
-    """The generic loops of a group."""
+    """The generic loops of a group; the result of a first stage is stored as a whole before the second one begins."""
+    if problem.before is not None:
+        (between,) = problem.before.outputs
+        first, last = schedule(problem.before), schedule(evolve(problem, before=None))
+        body = (Alloc(between), *first.body, Barrier(), *last.body)
+        return Kernel(problem.name, problem.inputs, problem.outputs, body, last.notes)
     if problem.anchor is None:
         return map_kernel(problem)
     lowering = spec(problem.anchor).lowering

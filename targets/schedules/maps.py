@@ -10,7 +10,8 @@ which it is decided. What remains is written as
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from attrs import frozen
 
@@ -21,7 +22,7 @@ from ..lower import Problem
 from ..prelude import width
 from ..prove import proven_inside
 from ..rewrite import Rewriter, all_values
-from .nest import Nest, axis_of, boxes, counter, cuts, hidden, merge_axes, segments, split_axes
+from .nest import Nest, accesses, axis_of, boxes, counter, cuts, hidden, merge_axes, segments, split_axes
 
 PARALLEL_WORK = 16384
 """Element operations below which one thread is faster than the team's fork and join."""
@@ -39,7 +40,16 @@ TILE = 16
 """The side of the largest square that is transposed in registers: two such squares must fit into the registers."""
 
 BLOCK = 64
-"""Elements along either side of a block of tiles: the cache lines of a block stay near until they are used up."""
+"""Elements along the short side of a block of tiles: the cache lines of a block stay near until they are used up."""
+
+RUN_BYTES = 4096
+"""Bytes along the long side of a block: a page, so that reading it is a stream that the processor runs ahead of."""
+
+FAR_BYTES = 1 << 22
+"""Bytes from which on tensors are taken not to stay in a core's own caches."""
+
+UNITS = 16
+"""Iterations that a parallel loop over blocks should have at least."""
 
 
 def map_kernel(problem: Problem) -> Kernel:
@@ -68,7 +78,7 @@ def write_nest(builder: Builder, nest: Nest, vector_bytes: int) -> None:
         if moved is not None:
             Tiles(builder, whole, moved[0], moved[1]).write(vector_bytes)
         else:
-            _loops(builder, whole)
+            _loops(builder, in_read_order(whole))
 
 
 def _apart(nest: Nest, k: int) -> bool:
@@ -76,6 +86,19 @@ def _apart(nest: Nest, k: int) -> bool:
     if k < leading(extents):
         return True
     return math.prod(extents[k + 1 :]) * width(nest.out.dtype) >= BOX_BYTES
+
+
+def in_read_order(nest: Nest) -> Nest:
+    """A large nest in whose two axes before the last rows are read in another order than they are written: read as they
+    lie in memory. Rows that fill cache lines may be written anywhere; reading is what has to run ahead.
+    """
+    bytes_ = width(nest.out.dtype)
+    if len(nest.axes) < 3 or math.prod(nest.extents) * bytes_ < FAR_BYTES or nest.extents[-1] * bytes_ < 128:
+        return nest
+    *others, x, y, last = nest.axes
+    own, offsets = accesses(nest.value)
+    crossed = any(0 < o.coeff(x) < o.coeff(y) and not hidden(o, x) and not hidden(o, y) for o in offsets)
+    return nest.replaced({}, (*others, y, x, last)) if crossed and not own & {x, y} else nest
 
 
 def leading(extents: Sequence[int]) -> int:
@@ -201,25 +224,45 @@ class Tiles:
         size = min(a[2], b[2])
         counts = [part[1] * (part[2] // size) for part in (a, b)]
         others = [axis for axis in self.nest.axes[:-1] if axis is not self.axis]
-        extents = [axis.hi + 1 for axis in others]
-        near = max(BLOCK // size, 1)
-        pieces = [_blocks(n, near) for n in counts]
-        work = math.prod(extents) * math.prod(counts) * size * size
-        for start_a, blocks_a, tiles_a in pieces[0]:
-            shape = [*extents, blocks_a]
-            kind = "parallel" if work >= PARALLEL_WORK else "serial"
-            with self.builder.loop("p", math.prod(shape), kind) as p:
-                *outer, block = unravel(p, shape)
-                bind = dict(zip(others, outer, strict=True))
-                for start_b, blocks_b, tiles_b in pieces[1]:
-                    with (
-                        self.builder.loop("tb", blocks_b) as tb,
-                        self.builder.loop("ta", tiles_a) as ia,
-                        self.builder.loop("tc", tiles_b) as ib,
-                    ):
-                        a0 = (block * tiles_a + ia + start_a) * size + a[0]
-                        b0 = (tb * tiles_b + ib + start_b) * size + b[0]
-                        self._tile(bind, a0, b0, size)
+        work = math.prod(axis.hi + 1 for axis in others) * math.prod(counts) * size * size
+        kind = "parallel" if work >= PARALLEL_WORK else "serial"
+        wide, near = self._shape_of_blocks(work, size, counts)
+        for start_a, blocks_a, tiles_a in _blocks(counts[0], near[0]):
+            pieces = _blocks(counts[1], near[1])
+            outside = math.prod(axis.hi + 1 for axis in others) * blocks_a < UNITS
+            for piece in [[part] for part in pieces] if outside else [pieces]:
+                shape = [*(axis.hi + 1 for axis in others), blocks_a, piece[0][1] if outside else 1]
+                with self.builder.loop("p", math.prod(shape), kind) as p:
+                    *outer, block, further = unravel(p, shape)
+                    bind = dict(zip(others, outer, strict=True))
+                    for start_b, blocks_b, tiles_b in piece:
+                        with self._blocks_of(1 if outside else blocks_b, tiles_a, tiles_b, wide) as (tb, ia, ib):
+                            a0 = (block * tiles_a + ia + start_a) * size + a[0]
+                            b0 = ((further + tb) * tiles_b + ib + start_b) * size + b[0]
+                            self._tile(bind, a0, b0, size)
+
+    def _shape_of_blocks(self, work: int, size: int, counts: Sequence[int]) -> tuple[bool, tuple[int, int]]:
+        """Whether blocks are long along `axis`, where reads lie side by side, and their tiles along either axis.
+
+        Long blocks are read in streams. That pays for what does not stay in the caches, and where the rows written are
+        short. Elements narrower than 4 bytes leave cache lines half written: their blocks stay square.
+        """
+        bytes_, short = width(self.loads[0].buffer.dtype), max(BLOCK // size, 1)
+        run = max(RUN_BYTES // bytes_ // size, 1)
+        if bytes_ < 4 or (work * bytes_ < FAR_BYTES and min(counts) > 2 * short):
+            return False, (short, short)
+        return (True, (run, short)) if counts[0] > 2 * short else (False, (counts[0], run))
+
+    @contextmanager
+    def _blocks_of(self, blocks: int, tiles_a: int, tiles_b: int, wide: bool) -> Iterator[tuple[Index, Index, Index]]:
+        """The loops over the tiles of some blocks: the longer run innermost."""
+        order = [("tc", tiles_b), ("ta", tiles_a)] if wide else [("ta", tiles_a), ("tc", tiles_b)]
+        with (
+            self.builder.loop("tb", blocks) as tb,
+            self.builder.loop(*order[0]) as first,
+            self.builder.loop(*order[1]) as second,
+        ):
+            yield (tb, second, first) if wide else (tb, first, second)
 
     def _tile(self, bind: dict[IndexVar, Index], a0: Index, b0: Index, size: int) -> None:
         last, builder = self.nest.axes[-1], self.builder

@@ -11,26 +11,26 @@ whose partial results are then combined: what comes out does not depend on how m
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from attrs import evolve, frozen
 
-from ...ir.index import Index, IndexVar, as_index
+from ...ir.index import IndexVar, as_index
 from ...ir.loops import Builder, Kernel
-from ...ir.scalar import Apply, Buffer, Load, Scalar, Value, apply, constant, highest, lowest
+from ...ir.scalar import Buffer, Scalar, Value, apply
 from ...ops.lowering import Reduction
 from ..lower import Problem
 from ..prelude import width
-from ..rewrite import Rewriter, all_values
-from .maps import PARALLEL_WORK, unravel, write_nest
+from ..rewrite import Rewriter
+from .maps import PARALLEL_WORK, UNITS, unravel, write_nest
 from .nest import Nest, accesses, axis_of, hidden
 from .reduction import Form, form_of, kept_stages, of_the_row, runs_along, simplified, with_known
+from .rows import JOIN, KEPT_BYTES, START, extents_of, size_of, with_result
+from .seek import SeekWriter
+from .windows import separable, write_windows
 
 WINDOW = 32
 """The most elements of a row that are written out as one expression."""
-
-UNITS = 16
-"""With fewer rows (or blocks of columns), long reductions are cut into chunks."""
 
 CHUNK = 16384
 """Elements of one chunk: enough to hide the joining, few enough that sums of float32 stay exact to some digits."""
@@ -38,21 +38,8 @@ CHUNK = 16384
 COLUMNS = 1024
 """Columns that are reduced side by side, at most: their accumulators stay in the first cache."""
 
-KEPT_BYTES = 1 << 17
-"""Scratch for kept elements, at most."""
-
 FAR = 2048
 """Bytes between the elements of a column from which on reading them again is slow."""
-
-START: dict[str, Callable[[str], Value]] = {
-    "sum": lambda dtype: constant(0, dtype),
-    "prod": lambda dtype: constant(1, dtype),
-    "max": lowest,
-    "min": highest,
-    "all": lambda dtype: constant(True, dtype),
-    "any": lambda dtype: constant(False, dtype),
-}
-JOIN = {"sum": "add", "prod": "mul", "max": "max", "min": "min", "all": "and", "any": "or"}
 
 
 def reduce_kernel(problem: Problem, reduction: Reduction) -> Kernel:
@@ -69,16 +56,6 @@ def reduce_kernel(problem: Problem, reduction: Reduction) -> Kernel:
     return problem.kernel(builder)
 
 
-def extents_of(axes: Sequence[IndexVar]) -> list[int]:
-    """The sizes of axes."""
-    return [axis.hi + 1 for axis in axes]
-
-
-def size_of(axes: Sequence[IndexVar]) -> int:
-    """The elements of the box of axes."""
-    return math.prod(extents_of(axes))
-
-
 def is_window(form: Form) -> bool:
     """Whether rows are so short, and lie so, that a vector of results is best computed as one expression."""
     if form.beside or len(form.finals) > 1 or not form.rows or form.rows[-1].hi < 3:
@@ -90,21 +67,33 @@ def is_window(form: Form) -> bool:
     return bool(strides - {0}) and strides <= {0, 1, 2} and not any(hidden(o, form.rows[-1]) for o in offsets)
 
 
+def window_nest(form: Form) -> Nest:
+    """A reduction over few elements as one expression."""
+    known: dict[int, Scalar] = {}
+    for combine, element, result in zip(form.combines, form.elements, form.results, strict=True):
+        total: Value | None = None
+        for flat in range(size_of(form.inner)):
+            index = unravel(as_index(flat), extents_of(form.inner))
+            term = Rewriter(dict(zip(form.inner, index, strict=True)), known=known).value(element)
+            assert isinstance(term, Value)
+            total = term if total is None else apply(JOIN[combine], total, term)
+        assert total is not None
+        known[id(result)] = total
+    ((out, place, value),) = form.finals
+    whole = Rewriter({}, known=known).value(value)
+    assert isinstance(whole, Value)
+    return Nest(out, form.rows, place, whole)
+
+
 @frozen(eq=False)
-class _Writer:
-    builder: Builder
-    vector_bytes: int
-
-    def lanes(self, dtype: str) -> int:
-        """Elements of a vector register."""
-        return self.vector_bytes // max(4, width(dtype))
-
+class _Writer(SeekWriter):
     # Which loops
 
     def write(self, form: Form) -> None:
         """All loops of a reduction."""
         if is_window(form):
-            self.window(form)
+            apart = separable(form)
+            self.window(form) if apart is None else write_windows(self.builder, apart, self.lanes(apart.element.dtype))
         elif len(form.rows) and runs_along(form, form.rows[-1]) and form.rows[-1].hi >= 3:
             self.columns_or_chunks(form)
         elif self.in_lanes(form) and self.in_chunks(form, size_of(form.rows)):
@@ -145,149 +134,7 @@ class _Writer:
 
     def window(self, form: Form) -> None:
         """The reduction as one expression."""
-        known: dict[int, Scalar] = {}
-        for combine, element, result in zip(form.combines, form.elements, form.results, strict=True):
-            total: Value | None = None
-            for flat in range(size_of(form.inner)):
-                index = unravel(as_index(flat), extents_of(form.inner))
-                term = Rewriter(dict(zip(form.inner, index, strict=True)), known=known).value(element)
-                assert isinstance(term, Value)
-                total = term if total is None else apply(JOIN[combine], total, term)
-            assert total is not None
-            known[id(result)] = total
-        ((out, place, value),) = form.finals
-        whole = Rewriter({}, known=known).value(value)
-        assert isinstance(whole, Value)
-        write_nest(self.builder, Nest(out, form.rows, place, whole), self.vector_bytes)
-
-    # Rows
-
-    def rows(self, form: Form) -> None:
-        """One row after the other."""
-        extents = extents_of(form.rows)
-        work = math.prod(extents) * max(size_of(form.inner), 1)
-        with self.builder.loop("row", math.prod(extents), "parallel" if work >= PARALLEL_WORK else "serial") as flat:
-            bind = dict(zip(form.rows, unravel(flat, extents), strict=True))
-            form = form.rebuilt(Rewriter(bind))
-            lanes = runs_along(form, form.inner[-1]) if form.inner else False
-            room = size_of(form.inner) * sum(width(form.elements[k].dtype) for k in kept_stages(form, False))
-            kept = kept_stages(form, False) if room <= KEPT_BYTES else []
-            for k in range(len(form.elements)):
-                keep = None
-                if k in kept:
-                    keep = self.builder.alloc(f"kept{k}", extents_of(form.inner), form.elements[k].dtype, "thread")
-                wide = lanes and form.inner[-1].hi + 1 >= 2 * self.lanes(form.elements[k].dtype)
-                total = (self.lane_stage if wide else self.plain_stage)(form, k, keep)
-                form = _with_result(form, k, self.builder.load(total, (0,)))
-                if keep is not None:
-                    index = [as_index(axis) for axis in form.inner]
-                    form = with_known(form, {k: self.builder.load(keep, index)}, k)
-            self.row_results(form, lanes)
-
-    def row_results(self, form: Form, lanes: bool) -> None:
-        """The stores of a row."""
-        parts = of_the_row(form)
-        buffers = [self.variable("own", value) for value in parts]
-        known = {id(v): self.builder.load(b, (0,)) for v, b in zip(parts, buffers, strict=True)}
-        form = form.rebuilt(Rewriter({}, known=known))
-        self._spread(form, form.beside, {}, lanes)
-
-    def _spread(self, form: Form, axes: Sequence[IndexVar], bind: dict[IndexVar, Index], lanes: bool) -> None:
-        if axes:
-            kind = "vectorised" if len(axes) == 1 else "serial"
-            with self.builder.loop(f"s{len(bind)}", axes[0].hi + 1, kind) as i:
-                self._spread(form, axes[1:], {**bind, axes[0]: i}, lanes)
-            return
-        for buffer, place, value in form.rebuilt(Rewriter(bind)).finals if bind else form.finals:
-            self.builder.store(buffer, place, value)
-
-    def variable(self, name: str, value: Value) -> Buffer:
-        """A value in a variable."""
-        buffer = self.builder.alloc(name, (1,), value.dtype)
-        self.builder.store(buffer, (0,), value)
-        return buffer
-
-    def element(self, form: Form, k: int, inner: Sequence[Index]) -> Value:
-        """The element of stage `k` at a place."""
-        value = Rewriter(dict(zip(form.inner, inner, strict=True))).value(form.elements[k])
-        assert isinstance(value, Value)
-        return value
-
-    def join(self, form: Form, k: int, acc: Buffer, at: Sequence[Index | int], value: Value) -> None:
-        """`acc[at]` combined with a value."""
-        self.builder.store(acc, at, apply(JOIN[form.combines[k]], self.builder.load(acc, at), value))
-
-    def plain_stage(self, form: Form, k: int, keep: Buffer | None) -> Buffer:
-        """One element after the other; long sums by parts, so that rounding errors do not grow with the terms."""
-        acc = self.variable("acc", START[form.combines[k]](form.elements[k].dtype))
-        names = [f"k{axis}" for axis in range(len(form.inner))]
-        with self.builder.loops(names[:-1], extents_of(form.inner[:-1])) as outer:
-            part = acc
-            long = len(form.inner) > 1 and form.combines[k] == "sum" and size_of(form.inner) >= 1024
-            if long:
-                part = self.variable("part", START["sum"](acc.dtype))
-            for start, count in _runs(form.inner):
-                with self.builder.loop("k", count) as last:
-                    place = (*outer, last + start)[-len(form.inner) :] if form.inner else ()
-                    self.term(form, k, part, (0,), place, keep)
-            if long:
-                self.join(form, k, acc, (0,), self.builder.load(part, (0,)))
-        return acc
-
-    def term(
-        self, form: Form, k: int, acc: Buffer, at: Sequence[Index | int], inner: Sequence[Index], keep: Buffer | None
-    ) -> None:
-        """One element combined, and kept if need be."""
-        value = self.element(form, k, inner)
-        if keep is not None:
-            held = self.variable("term", value)
-            value = self.builder.load(held, (0,))
-            self.builder.store(keep, inner, value)
-        self.join(form, k, acc, at, value)
-
-    def lane_stage(self, form: Form, k: int, keep: Buffer | None) -> Buffer:
-        """Partial results in vector lanes along the last axis, then the lanes joined, then the rest."""
-        b, dtype, combine = self.builder, form.elements[k].dtype, form.combines[k]
-        lanes, extent = self.lanes(dtype), form.inner[-1].hi + 1
-        unroll = _accumulators(form, k, extent // lanes)
-        parts = b.alloc("parts", (lanes,), dtype, "thread")
-        whole, rest = divmod(extent // lanes, unroll)
-        with b.loop("lane", lanes, "vectorised") as lane:
-            acc = b.alloc("acc", (unroll,), dtype)
-            for u in range(unroll):
-                b.store(acc, (u,), START[combine](dtype))
-            with b.loops([f"k{axis}" for axis in range(len(form.inner) - 1)], extents_of(form.inner[:-1])) as outer:
-                for name, start, steps, size in (("kv", 0, whole, unroll), ("kr", whole * unroll, rest, 1)):
-                    if not steps:
-                        continue
-                    with b.loop(name, steps) as v:
-                        for u in range(size):
-                            self.term(form, k, acc, (u,), (*outer, (v * size + u + start) * lanes + lane), keep)
-            step = unroll // 2
-            while step:
-                for u in range(step):
-                    self.join(form, k, acc, (u,), b.load(acc, (u + step,)))
-                step //= 2
-            b.store(parts, (lane,), b.load(acc, (0,)))
-        self.across(parts, JOIN[combine], lanes)
-        total = self.variable("total", b.load(parts, (0,)))
-        if extent % lanes:
-            with (
-                b.loops([f"k{axis}" for axis in range(len(form.inner) - 1)], extents_of(form.inner[:-1])) as outer,
-                b.loop("kt", extent % lanes) as t,
-            ):
-                self.term(form, k, total, (0,), (*outer, t + extent // lanes * lanes), keep)
-        return total
-
-    def across(self, parts: Buffer, fn: str, lanes: int) -> None:
-        """The lanes of a vector combined into its first."""
-        value: Value = Load(parts, (as_index(0),), lanes)
-        step = lanes // 2
-        while step:
-            turned = Apply(f"rotate{step}", (value, value), parts.dtype, lanes)
-            value = apply(fn, value, turned)
-            step //= 2
-        self.builder.emit_store(parts, (as_index(0),), value)
+        write_nest(self.builder, window_nest(form), self.vector_bytes)
 
     # Columns
 
@@ -328,7 +175,7 @@ class _Writer:
             )
             self.store_lanes(lane, acc, START[form.combines[k]](acc.dtype))
             self.column_stage(form, k, lane, acc, keep)
-            form = _with_result(form, k, b.load(acc, (as_index(lane),)))
+            form = with_result(form, k, b.load(acc, (as_index(lane),)))
             if keep is not None:
                 form = with_known(form, {k: b.load(keep, (*inner, as_index(lane)))}, k)
         parts = of_the_row(form)
@@ -384,7 +231,7 @@ class _Writer:
             total = self.builder.alloc(f"whole{k}", [*extents_of(rows), 1], dtype, "team")
             self.one_stage(form, k, total, along_rows)
             here = [as_index(axis) for axis in rows]
-            form = _with_result(form, k, self.builder.load(total, (*here, 0)))
+            form = with_result(form, k, self.builder.load(total, (*here, 0)))
         self.results(form)
 
     def one_stage(self, form: Form, k: int, total: Buffer, along_rows: bool) -> None:
@@ -418,24 +265,6 @@ class _Writer:
         joined = Form(form.rows, (number,), (form.combines[k],), (read,), finals, (result,), ())
         (self.columns if along_rows else self.rows)(simplified(joined))
         self.builder.barrier()
-
-
-def _with_result(form: Form, k: int, value: Value) -> Form:
-    """The result of stage `k` in the place of its placeholder."""
-    return form.rebuilt(Rewriter({}, known={id(form.results[k]): value}))
-
-
-def _runs(inner: Sequence[IndexVar]) -> list[tuple[int, int]]:
-    return [(0, inner[-1].hi + 1)] if inner else [(0, 1)]
-
-
-def _accumulators(form: Form, k: int, vectors: int) -> int:
-    """How many accumulators hide the latency of combining: fewer where the elements take longer themselves."""
-    work = sum(isinstance(n, Apply) for n in all_values([form.elements[k]]))
-    most = 2 if work > 6 else 8 if form.combines[k] in ("max", "min") else 4
-    while most > 1 and vectors < 2 * most:
-        most //= 2
-    return most
 
 
 def _tree(fn: str, terms: Sequence[Value]) -> Value:

@@ -8,6 +8,7 @@ Results of stages are placeholders in these expressions, which a schedule replac
 argmax is two stages: the greatest element, then the first place that has it.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 from attrs import evolve, frozen
@@ -17,6 +18,7 @@ from ...ir.scalar import Apply, Buffer, Const, Load, Scalar, Value, apply, cast,
 from ...ops.lowering import Reduction, Stage
 from ...ops.reshape import ravel, reindex
 from ..lower import Problem
+from ..prelude import width
 from ..prove import proven_inside
 from ..rewrite import Rewriter, all_values
 from .nest import accesses, axis_of, counter, hidden, merge_bind, mergeable
@@ -36,6 +38,7 @@ class Form:
         combines: how each stage combines its elements.
         elements, finals: the expressions.
         results: the placeholders of the stages' results.
+        seekers: the stages that give the first or last place of what the stage before them found.
         spread: whether `finals` run over `inner`, or over the axes `beside` instead (those of another shape).
     """
 
@@ -46,11 +49,17 @@ class Form:
     finals: tuple[Final, ...]
     results: tuple[Load, ...]
     beside: tuple[IndexVar, ...]
+    seekers: tuple[int, ...] = ()
 
     @property
     def spread(self) -> bool:
         """Whether the results run over the elements that were reduced."""
         return bool(self.beside) and self.beside == self.inner
+
+    def bytes_read(self) -> int:
+        """The bytes of the tensors that the first stage reads."""
+        loads = {n.buffer for n in all_values([self.elements[0]]) if isinstance(n, Load)}
+        return sum(math.prod(buffer.shape) * width(buffer.dtype) for buffer in loads)
 
     def rebuilt(self, rewriter: Rewriter) -> "Form":
         """All expressions rewritten."""
@@ -96,7 +105,7 @@ def form_of(problem: Problem, reduction: Reduction) -> Form:
     if tuple(shape[axis] for axis in reduction.spread) != extents:
         beside = tuple(axis_of(f"s{axis}", shape[axis]) for axis in reduction.spread)
     row, place = tuple(map(counter, rows)), tuple(map(counter, inner))
-    combines, elements, results, given = _stages(reduction.stages, row, place)
+    combines, elements, results, seekers, given = _stages(reduction.stages, row, place)
     spread = dict(zip(reduction.spread, map(counter, beside), strict=False))
     rest = iter(row)
     index = tuple(spread[axis] if axis in spread else next(rest) for axis in range(len(shape)))
@@ -106,16 +115,17 @@ def form_of(problem: Problem, reduction: Reduction) -> Form:
     finals = tuple((b, tuple(p), v) for b, p, v in problem.finish(where, value))
     if not reduction.spread:
         beside = ()
-    return simplified(Form(rows, inner, combines, elements, finals, results, beside))
+    return simplified(Form(rows, inner, combines, elements, finals, results, beside, seekers))
 
 
 def _stages(
     stages: Sequence[Stage], row: tuple[Index, ...], place: tuple[Index, ...]
-) -> tuple[tuple[str, ...], tuple[Value, ...], tuple[Load, ...], list[Value]]:
-    """The stages' combiners, elements and placeholders, and their results as the operator sees them."""
+) -> tuple[tuple[str, ...], tuple[Value, ...], tuple[Load, ...], tuple[int, ...], list[Value]]:
+    """The stages' combiners, elements and placeholders, which of them seek, and the results that the operator sees."""
     combines: list[str] = []
     elements: list[Value] = []
     results: list[Load] = []
+    seekers: list[int] = []
     given: list[Value] = []
 
     def add(combine: str, element: Value) -> Load:
@@ -137,8 +147,9 @@ def _stages(
         if is_float(element.dtype):
             here = apply("or", here, apply("isnan", element))  # where one is NaN, the greatest is NaN and equals none
         found = add("max" if stage.last else "min", select(here, cast(flat, dtype), nowhere))
+        seekers.append(len(results) - 1)
         given.append(cast(found, "int64"))
-    return tuple(combines), tuple(elements), tuple(results), given
+    return tuple(combines), tuple(elements), tuple(results), tuple(seekers), given
 
 
 def element_of(stage: Stage, row: Sequence[Index], inner: Sequence[Index], earlier: Sequence[Value]) -> Value:
@@ -243,8 +254,12 @@ def kept_stages(form: Form, far: bool) -> list[int]:
 
 def worth_keeping(value: Value) -> bool:
     """Whether a value costs more than storing and loading it."""
-    nodes = [n for n in all_values([value]) if isinstance(n, Apply)]
-    return any(n.fn in COSTLY for n in nodes) or len(nodes) >= 4
+    return is_costly(value) or len(_applied(value)) >= 4
+
+
+def is_costly(value: Value) -> bool:
+    """Whether a value takes a function that costs much."""
+    return any(n.fn in COSTLY for n in _applied(value))
 
 
 def with_known(form: Form, known: Mapping[int, Value], skip: int) -> Form:
@@ -278,7 +293,7 @@ def of_the_row(form: Form) -> list[Value]:
             depends[id(node)] = mine or any(depends[id(p)] for p in parts)
             if isinstance(node, Apply) and depends[id(node)]:
                 found |= {id(p): p for p in parts if isinstance(p, Apply) and not depends[id(p)]}
-    return [value for value in found.values() if any(n.fn in COSTLY for n in _applied(value))]
+    return [value for value in found.values() if is_costly(value)]
 
 
 def _applied(value: Value) -> list[Apply]:

@@ -11,6 +11,9 @@ from typing import TypeAlias
 Config: TypeAlias = Mapping[str, int]
 """One way to write a kernel: a number for each knob of its schedule."""
 
+GROUP = "group"
+"""The one knob that no schedule has: work-items in a work-group, where kernels are launches of a device."""
+
 FIXED: tuple[Config, ...] = ({},)
 """The space of a schedule without knobs."""
 
@@ -30,6 +33,11 @@ def space(
         config = {**default, **dict(zip(knobs, values, strict=True))}
         if config != default and fits(config):
             yield config
+
+
+def without_group(config: Config) -> tuple[Config, int]:
+    """The knobs of the schedule, and the work-items in a work-group (0: as the device likes it)."""
+    return {knob: value for knob, value in config.items() if knob != GROUP}, config.get(GROUP, 0)
 
 
 def register_tiles(registers: int, blocks: Iterable[int] = (1, 2, 3, 4, 6)) -> list[tuple[int, int]]:

@@ -27,7 +27,7 @@ from ...ir.loops import Builder, If, Kernel
 from ...ir.scalar import SMALL_FLOATS, Buffer, Value, all_of, apply, cast, constant, inside, select
 from ..lower import Problem
 from . import conv_shape
-from .conv import FAR, bordered, channel_pieces, default_blocks, default_points
+from .conv import FAR, bordered, channel_pieces, default_tile
 from .conv_shape import Conv, conv_of
 from .cook_toom import Step, linear_program, paired_program
 from .generic import unravel
@@ -68,12 +68,16 @@ def _refusal(problem: Problem, m: int) -> str | None:
     return None
 
 
-def configs(problem: Problem) -> Iterator[Config]:
+def configs(m: int) -> Callable[[Problem], Iterator[Config]]:
     """The candidate space: vectors of channels in a register tile, its points, and the tiles of a block."""
+    return lambda problem: _configs(problem, m)
+
+
+def _configs(problem: Problem, m: int) -> Iterator[Config]:
     conv = conv_of(problem)
-    blocks = default_blocks(conv)
     near = TILES if conv.s.ci * conv.s.stride[0] ** 2 > SHORT else TILES // 2
-    default = {"blocks": blocks, "points": default_points(conv, blocks), "tiles": near}
+    blocks, points = default_tile(conv, min(near, conv.s.n * -(-conv.s.oh // m) * -(-conv.s.ow // m)))
+    default = {"blocks": blocks, "points": points, "tiles": near}
     shapes = register_tiles(problem.isa.registers, (1, 2, 3, 4))
     widest = max(1, conv.s.co // conv.lanes)
 
@@ -87,6 +91,11 @@ def configs(problem: Problem) -> Iterator[Config]:
 def schedule(m: int) -> Callable[[Problem, Config], tuple[Kernel, Packed]]:
     """The loops of F(m x m), and how its weights are packed."""
     return lambda problem, config: _Winograd.start(conv_of(problem), m, config).kernel()
+
+
+def pack(m: int) -> Callable[[Problem, Config], Packed]:
+    """How the weights of F(m x m) are packed."""
+    return lambda problem, config: _Winograd.start(conv_of(problem), m, config).packed
 
 
 def predict(m: int) -> Callable[[Problem, Config], float]:

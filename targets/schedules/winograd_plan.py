@@ -95,13 +95,13 @@ def transformed(weight: npt.NDArray[np.generic], plan: Plan) -> npt.NDArray[np.g
     """G g G^T of the phases of a weight (O, I, k, k), in float64, as an array (1, rows, O) of the weight's dtype."""
     out, s = weight.shape[0], plan.stride
     result = np.empty((plan.rows, out), weight.dtype)
+    both = [np.kron(_matrix(p.rows), _matrix(p.columns)) for p in plan.phases]
     for first in range(0, out, 32):  # a part at a time: float64 copies of everything would be large
-        part = weight[first : first + 32].astype(np.float64)
-        images = [
-            np.einsum("pi,qj,ocij->pqco", _matrix(p.rows), _matrix(p.columns), part[:, :, p.y :: s, p.x :: s],
-                      optimize=True)
-            for p in plan.phases
-        ]  # fmt: skip
+        part = weight[first : first + 32].transpose(2, 3, 1, 0).astype(np.float64)
+        images = []
+        for p, matrix in zip(plan.phases, both, strict=True):
+            taps = np.ascontiguousarray(part[p.y :: s, p.x :: s]).reshape(matrix.shape[1], -1)
+            images.append((matrix @ taps).reshape(p.rows.n, p.columns.n, *part.shape[2:]))
         for band in plan.bands:
             stacked = np.stack([images[k][band.ys.start : band.ys.stop, band.xs.start : band.xs.stop]
                                 for k in band.phases], 2)  # fmt: skip

@@ -84,6 +84,11 @@ def schedule(problem: Problem, config: Config) -> tuple[Kernel, Packed]:
     return _Rows.start(conv_of(problem), config).kernel()
 
 
+def pack(problem: Problem, config: Config) -> Packed:
+    """How the weights are packed."""
+    return _Rows.start(conv_of(problem), config).packed
+
+
 @frozen(eq=False)
 class _Rows:
     conv: Conv
