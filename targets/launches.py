@@ -3,8 +3,9 @@ r"""From the kernel of a team to launches of a device.
 A schedule for `cpu` is written for a team of threads: parallel loops, barriers between them, scratch that all share. A
 device has no team that could wait for each other, but it runs one launch after the other:
 
-    parallel loop      a launch with a work-item for each iteration
+    parallel loop      a launch with a work-item for each iteration; on a CPU, with a few that take shares of them
     team barrier       the end of a launch; loops without a barrier between them share a launch, one behind the other
+    work-groups        a launch of their own, in groups of the size that the loops over work-items have
     other statements   one work-item of such a launch
     team scratch       a global buffer
     thread scratch     private memory of a work-item; where it is large, launches with fewer work-items, each of which
@@ -18,11 +19,13 @@ A `Plan` is what comes out. It knows no language; `csource.py` prints it.
 import math
 from collections.abc import Iterator, Sequence
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
+from ..ir.errors import VerifyError
 from ..ir.index import Index, IndexVar, as_index
 from ..ir.loops import Alloc, Barrier, For, Kernel, Prefetch, Stmt, Store
 from ..ir.scalar import Buffer, Load, Scalar
+from .groups import GroupNest, group_nest
 from .prelude import width
 from .rewrite import Rewriter, all_values, values_of, walk
 
@@ -43,19 +46,33 @@ class Launch:
     Attributes:
         loops: of kind "workitem", their iterations numbered through; or "parallel" where work-items take shares.
         variables: the counters of loops around it, given with each call.
+        nest: in their place, work-groups.
     """
 
     loops: tuple[For, ...]
     variables: tuple[IndexVar, ...]
+    nest: GroupNest | None = None
+
+    @property
+    def group(self) -> int:
+        """Work-items in a group; 0: any number will do."""
+        return self.nest.size if self.nest else 0
+
+    @property
+    def body(self) -> tuple[Stmt, ...]:
+        """Its loops, and the statements of work-groups."""
+        return self.nest.body if self.nest else self.loops
 
     @property
     def shared(self) -> bool:
         """Whether any number of work-items may run it, each with scratch of its own."""
-        return self.loops[0].kind == "parallel"
+        return self.nest is None and self.loops[0].kind == "parallel"
 
     @property
     def items(self) -> int:
         """Work-items: as many as it needs, or where shared as many as it can use."""
+        if self.nest:
+            return self.nest.count * self.nest.size
         extents = [loop.extent for loop in self.loops]
         return max(extents) if self.shared else sum(extents)
 
@@ -79,13 +96,17 @@ class Plan:
     team_bytes: int
 
 
-def plan_launches(kernel: Kernel) -> Plan:
-    """Cut a kernel, whose loops are vectorised and unrolled, into launches."""
-    maker = _Maker()
+def plan_launches(kernel: Kernel, shares: bool = False) -> Plan:
+    """Cut a kernel, whose loops are vectorised and unrolled, into launches.
+
+    With `shares`, work-items take shares of all parallel loops: for devices with few work-items at a time, where each
+    costs something.
+    """
+    maker = _Maker(shares)
     maker.block(expanded(kernel.body), ())
     offsets: dict[Buffer, int] = {}
     end = 0
-    used = {b for launch in maker.launches for loop in launch.loops for b in _written(loop) | _read(loop)}
+    used = {b for launch in maker.launches for stmt in launch.body for b in _written(stmt) | _read(stmt)}
     for buffer in [b for b in maker.team if b in used]:
         offsets[buffer] = end
         end += -(-nbytes(buffer) // ALIGN) * ALIGN
@@ -99,6 +120,7 @@ def nbytes(buffer: Buffer) -> int:
 
 @define
 class _Maker:
+    shares: bool
     launches: list[Launch] = field(factory=list)
     calls: list[tuple[int, tuple[int, ...]]] = field(factory=list)
     team: list[Buffer] = field(factory=list)
@@ -124,6 +146,9 @@ class _Maker:
                     close()
                 case For(kind="parallel", extent=extent):
                     loops.extend([stmt] if extent else [])
+                case For(kind="workgroup"):
+                    close()
+                    self.groups(stmt, variables)
                 case For(kind="lockstep"):
                     close()
                     self.repeated(stmt, variables)
@@ -132,10 +157,20 @@ class _Maker:
         close()
 
     def launch(self, loops: Sequence[For], variables: tuple[IndexVar, ...]) -> None:
-        private = not any(large(stmt) for loop in loops for stmt in walk(loop.body))
-        kind = "workitem" if private else "parallel"
+        shared = self.shares or any(large(stmt) for loop in loops for stmt in walk(loop.body))
+        kind = "parallel" if shared else "workitem"
         self.calls.append((len(self.launches), ()))
         self.launches.append(Launch(tuple(For(x.var, x.extent, x.body, kind) for x in loops), variables))
+
+    def groups(self, loop: For, variables: tuple[IndexVar, ...]) -> None:
+        nest = group_nest(loop)
+        if own := next((s.buffer for s in walk(nest.body) if large(s) and isinstance(s, Alloc)), None):
+            raise VerifyError(
+                f"the private array {own.name} has {nbytes(own)} bytes; work-items may have {PRIVATE_BYTES}"
+            )
+        if nest.count:
+            self.calls.append((len(self.launches), ()))
+            self.launches.append(Launch((), variables, nest))
 
     def repeated(self, loop: For, variables: tuple[IndexVar, ...]) -> None:
         first = len(self.calls)
@@ -228,6 +263,6 @@ class _Widener(Rewriter):
                 (new,) = super().stmt(stmt)
                 assert isinstance(new, Store)
                 return (Store(self.wide.get(buffer, buffer), self._place(buffer, index), new.value),)
-            case Prefetch(buffer=buffer, index=index, level=level):
-                return (Prefetch(self.wide.get(buffer, buffer), self._place(buffer, index), level),)
+            case Prefetch(buffer=buffer, index=index):
+                return (evolve(stmt, buffer=self.wide.get(buffer, buffer), index=self._place(buffer, index)),)
         return super().stmt(stmt)

@@ -6,7 +6,6 @@ folder only, once, so a temporary one is made with links to the system's .icd fi
 
 import importlib
 import os
-import tempfile
 import threading
 import warnings
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from typing import Any
 from attrs import field, frozen
 
 from ...ir.errors import DeviceNotFound
+from ..scratch import scratch_folder
 
 INSTALL = "pip install 'fusewire[opencl]'"
 VENDORS = "OCL_ICD_VENDORS"
@@ -43,6 +43,7 @@ class OpenclDevice:
         unified: whether it works in the memory of the host.
         extensions: what it can do beyond the standard.
         raw: pyopencl's device.
+        local_bytes: memory that the items of a work-group share; None where that is a part of all memory.
     """
 
     index: int
@@ -57,6 +58,7 @@ class OpenclDevice:
     unified: bool
     extensions: tuple[str, ...]
     raw: Any = field(eq=False, repr=False)
+    local_bytes: int | None = None
 
     @property
     def identity(self) -> str:
@@ -95,9 +97,9 @@ def pyopencl() -> Any:
         if VENDORS in os.environ or own is None:
             _platforms(cl)
             return cl
-        with tempfile.TemporaryDirectory(prefix="fusewire-opencl-") as folder:
-            _fill(Path(folder), own)
-            os.environ[VENDORS] = folder
+        with scratch_folder("opencl") as folder:
+            _fill(folder, own)
+            os.environ[VENDORS] = str(folder)
             try:
                 _platforms(cl)  # the loader reads the folder now, and never again
             finally:
@@ -153,6 +155,7 @@ def _device(cl: Any, index: int, platform: Any, raw: Any) -> OpenclDevice:
         index, raw.name.strip(), platform.name.strip(), kind, raw.version.strip(), raw.driver_version.strip(),
         raw.max_compute_units, raw.max_work_group_size, max(raw.mem_base_addr_align // 8, 1),
         bool(raw.host_unified_memory), tuple(sorted(raw.extensions.split())), raw,
+        raw.local_mem_size if raw.local_mem_type == cl.device_local_mem_type.LOCAL else None,
     )  # fmt: skip
 
 
@@ -161,7 +164,7 @@ def select(wanted: str | None, devices: Sequence[OpenclDevice]) -> list[OpenclDe
     if wanted is None:
         return list(devices)
     text = wanted.lower()
-    if text.isdigit():
+    if text.isascii() and text.isdigit():
         return [d for d in devices if d.index == int(text)]
     if text in TYPES:
         return [d for d in devices if d.type == text]

@@ -30,6 +30,8 @@ _MATHS = {
     **{name: FLOAT_FUNCTIONS[name] for name in _PLAIN},
     "max": binary("select(b, a, (a > b) | (a != a))"),
     "min": binary("select(b, a, (a < b) | (a != a))"),
+    "max_else": binary("select(b, a, a > b)"),
+    "min_else": binary("select(b, a, a < b)"),
     "maxc": "static inline @T fw_maxc_@S(@T a, @E b) { return select(a, (@T)(b), a < (@T)(b)); }",
     "minc": "static inline @T fw_minc_@S(@T a, @E b) { return select(a, (@T)(b), a > (@T)(b)); }",
 }
@@ -119,9 +121,12 @@ OPENCL = Dialect(
             "pair": "static inline uint fw_pair_f32(float a, float b) { "
             "return (uint)fw_store_bf16(a) | (uint)fw_store_bf16(b) << 16; }"
         },
-        # Doubles go lane by lane: PoCL 3.1 has 0.78 for 100^1 and for 100 mod 1 in a double8, but not in a double.
+        # PoCL 3.1: sin, cos and tan of a vector are wrong beside a lane that is huge; so they go lane by lane. Doubles
+        # too: it has 0.78 for 100^1 and for 100 mod 1 in a double8, but not in a double.
         "float32 vector": {
-            name: text for name, text in FLOAT_FUNCTIONS.items() if name not in (*_MATHS, "sign", "floormod")
+            name: text
+            for name, text in FLOAT_FUNCTIONS.items()
+            if name not in (*_MATHS, "sign", "floormod", "sin", "cos", "tan")
         },
         "float vector": {**_MATHS, **_VECTOR},
         "int vector": {**_INT_VECTOR, "abs": unary("select(a, -a, a < (@T)(0))")},
@@ -155,12 +160,17 @@ static inline @T fw_@N_@S({params}) {{
     array="{t} {name}[{n}] __attribute__((aligned(64)));",
     scratch="__global {t} *restrict {name} = (__global {t} *)({place});",
     headers=_HEADERS,
-    kernel="__kernel __attribute__((reqd_work_group_size(FW_LOCAL, 1, 1)))\nvoid {name}({params})",
+    kernel="__kernel __attribute__((reqd_work_group_size({group}, 1, 1)))\nvoid {name}({params})",
     param="__global {const}{t} *restrict {name}",
+    barriers={"local": "barrier(CLK_LOCAL_MEM_FENCE);"},
     shuffle="static inline @T fw_@N_@S(@T a, @T b) { return (@T)(@Q); }",
     launch={
         "item": "const long fw_item = get_global_id(0);",
         "items": "const long fw_items = get_global_size(0);",
+        "group": "const long fw_group = get_group_id(0);",
+        "local_item": "const long fw_local_item = get_local_id(0);",
+        "group_size": "FW_LOCAL",
+        "local": "__local {t} {name}[{n}] __attribute__((aligned(16)));",
         "counter": "const long {v} = {value};",
         "scratch": "__global char *fw_scratch",
         "variable": "const long {v}",

@@ -21,6 +21,9 @@ _log = logging.getLogger("fusewire")
 
 OPTIONS = ("-cl-std=CL1.2",)
 
+SHARES = 2
+"""Work-items for each unit of a CPU, between which it can balance. Of Intel's runtime, 4 in place of 300 save 8 us."""
+
 WORDS = {
     "MEM_OBJECT_ALLOCATION_FAILURE": "the device has not enough memory",
     "OUT_OF_RESOURCES": "the device ran out of resources (memory, registers, or a kernel that was stopped)",
@@ -83,9 +86,21 @@ class Session:
         """Work-items in a work-group: on a CPU one, which is a loop of its own there."""
         return 1 if self.device.type == "cpu" else min(64, self.device.max_group)
 
+    def sizes(self, items: int) -> list[int]:
+        """Work-items in a work-group that are worth a try for a launch of `items`, those near `local` first: powers of
+        two within the limits of the device, no more than there is work for (on a CPU, than leave work for each core).
+        """
+        work = items // self.device.compute_units if self.device.type == "cpu" else items
+        if work < 1:
+            return []
+        most = min(self.device.max_group, self.device.raw.max_work_item_sizes[0], 1 << (work - 1).bit_length())
+        powers = [1 << k for k in range(most.bit_length()) if 1 << k <= most and 1 << k != self.local]
+        return sorted(powers, key=lambda size: abs(size.bit_length() - self.local.bit_length()))
+
     def shares(self, thread_bytes: int, items: int) -> int:
-        """How many work-items share the iterations of a launch that needs scratch for each."""
-        most = self.device.compute_units * (1 if self.device.type == "cpu" else 64)
+        """How many work-items share the iterations of a launch, each with so much scratch."""
+        few = 1 if thread_bytes else SHARES
+        most = self.device.compute_units * (few if self.device.type == "cpu" else 64)
         return max(1, min(most, items, (256 << 20) // max(thread_bytes, 1)))
 
     def programs(self, files: Sequence[tuple[str, str]]) -> list[Any]:

@@ -1,27 +1,32 @@
-"""The code of a program as OpenCL C: each kernel step is a few launches of kernels."""
+"""The code of a program for a device that is given launches: each kernel step is a few of them."""
 
+import hashlib
+import json
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy.typing as npt
-from attrs import define, field, frozen
+from attrs import asdict, define, evolve, field, frozen
 
 from ...ir.deferred import Deferred, force
 from ...ir.index import IndexVar
 from ...ir.loops import Kernel
-from ...ir.scalar import Buffer
+from ...ir.scalar import EXCHANGES, Buffer
+from ...ir.types import TensorType
 from ..cpuinfo import Isa
-from ..cpuinfo import isa_for as cpu_isa_for
-from ..csource import Emitter, LaunchHead
+from ..csource import Emitter
+from ..dialects import Dialect
 from ..generate import KERNEL, Decide, Kernels
 from ..implement import Candidate
 from ..kernelcache import KernelText
 from ..launches import ALIGN, Launch, Plan, plan_launches
+from ..launchtext import LaunchHead
 from ..prelude import Prelude
 from ..program import KernelStep, Program, flatten
-from ..target import Target
 from ..units import Units
-from .dialect import OPENCL
+from .exchange import through_memory
+from .narrow import fits_int32
 
 ONE_PROGRAM = 60000
 """Characters of kernels up to which they are one program; more are several, compiled at the same time."""
@@ -48,6 +53,7 @@ class Call:
         items: work-items that it needs; or can use, if they take shares.
         shared: whether they take shares, so that fewer will do.
         thread_bytes: scratch of one work-item.
+        group: work-items in a group; 0: any number will do.
     """
 
     kernel: str
@@ -55,15 +61,16 @@ class Call:
     items: int
     shared: bool
     thread_bytes: int
+    group: int = 0
 
 
 @frozen(eq=False)
-class OpenclStep:
+class LaunchStep:
     """A kernel step with its code; implements `StepCode`."""
 
     step: KernelStep
     _loop_ir: str | Deferred[str]
-    source: str
+    _source: str | Deferred[str]
     symbol: str
     implementation: str
     candidates: tuple[Candidate, ...]
@@ -76,9 +83,14 @@ class OpenclStep:
         """The kernel as loop IR, before it was cut into launches."""
         return force(self._loop_ir)
 
+    @property
+    def source(self) -> str:
+        """The kernel as text."""
+        return force(self._source)
+
 
 @define(eq=False)
-class OpenclCode:
+class LaunchCode:
     """All generated code of a program; implements `Code`.
 
     Attributes:
@@ -86,15 +98,19 @@ class OpenclCode:
         packed: tensors that hold constants in the form that a kernel wants, by slot.
         files: the programs as (name, text).
         isa: what the schedules wrote for.
+        language: the kind of the sources, as `get_source` calls it.
+        mark: the `fingerprint` of the program and of all this.
     """
 
     ALIGN: ClassVar[int] = ALIGN
-    steps: dict[int, OpenclStep]
+    steps: dict[int, LaunchStep]
     packed: dict[int, npt.NDArray[Any]]
     files: list[tuple[str, str]]
     isa: Isa
+    language: str = "opencl"
+    mark: str = ""
 
-    def of(self, step: KernelStep) -> OpenclStep:
+    def of(self, step: KernelStep) -> LaunchStep:
         """The code of a step."""
         return self.steps[id(step)]
 
@@ -105,27 +121,59 @@ class OpenclCode:
         return shares * threads + max((s.team_bytes for s in steps), default=0)
 
 
-def isa_for(target: Target) -> Isa:
-    """What schedules write for: vectors and registers of this machine's processor, which CPU devices are."""
-    own = cpu_isa_for(Target("cpu"))
-    return Isa(f"opencl{own.vector_bytes}", own.vector_bytes, own.registers, (), ("f16c",))
+def generate_launches(
+    program: Program, isa: Isa, threads: int, decide: Decide, dialects: tuple[Dialect, Dialect], kind: str
+) -> LaunchCode:
+    """Lower, cut and print all kernels of a program; nothing is compiled yet.
 
-
-def generate(program: Program, isa: Isa, threads: int, decide: Decide) -> OpenclCode:
-    """Lower, cut and print all kernels of a program; nothing is compiled yet."""
-    maker = _Maker(Kernels(program, isa, threads, decide, _written, "opencl"))
+    They are printed in the first of `dialects` where 32 bits are enough for all positions, else in the second; `kind`
+    is the kind of target, the rest is as for any.
+    """
+    write = partial(_written, dialects, not isa.gpu)
+    maker = _Maker(Kernels(program, isa, threads, decide, write, kind), Units(dialects[0]))
     for step in flatten(program.steps):
         if isinstance(step, KernelStep):
             maker.add(step)
-    return OpenclCode(maker.steps, maker.kernels.packed, maker.files(), isa)
+    code = LaunchCode(maker.steps, maker.kernels.packed, maker.files(), isa, dialects[0].name.lower())
+    code.mark = fingerprint(program, code)
+    return code
+
+
+def fingerprint(program: Program, code: LaunchCode) -> str:
+    """What launches take for granted of the tables that they work on, and the sources, as a hash.
+
+    By it, a program and its code that come from a file are known to belong together.
+    """
+    kernels = [
+        (s.step.name, s.symbol, s.inputs, s.step.outputs, s.team_bytes, [asdict(call) for call in s.calls])
+        for s in code.steps.values()
+    ]
+    forms = [(slot, str(TensorType(array.shape, array.dtype.name))) for slot, array in code.packed.items()]
+    facts = [[str(type_) for type_ in program.slots], sorted(program.views.items()), forms, kernels, code.files]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 # One kernel
 
 
-def _written(kernel: Kernel) -> KernelText:
-    plan = plan_launches(kernel)
-    emitter = Emitter(Prelude(OPENCL))
+def resized(dialect: Dialect, text: KernelText, group: int) -> KernelText:
+    """A kernel with `group` work-items in the groups of those launches that leave it open.
+
+    Work-items that take shares stay apart: there are no more of them than can run at once.
+    """
+    left_open = {call[0]: call[3] for call in text.calls if not call[-1]}  # launches as they stand in the text: shared?
+    any_size = dialect.launch["group_size"]
+    first, *rest = text.text.split(any_size)
+    sizes = [any_size if shared else str(group) for shared in left_open.values()]
+    calls = [[*call[:-1], call[-1] or (0 if call[3] else group)] for call in text.calls]
+    whole = first + "".join(size + part for size, part in zip(sizes, rest, strict=True))
+    return evolve(text, text=whole, calls=calls)
+
+
+def _written(dialects: tuple[Dialect, Dialect], shares: bool, kernel: Kernel, group: int) -> KernelText:
+    exchanges = EXCHANGES.keys() <= dialects[0].functions["float"].keys()
+    plan = plan_launches(kernel if exchanges else through_memory(kernel), shares and not group)
+    emitter = Emitter(Prelude(dialects[0] if fits_int32(plan) else dialects[1]))
     buffers = [*kernel.params, *plan.team]
     names = [f"{KERNEL}_{k}" for k in range(len(plan.launches))]
     heads = [
@@ -137,7 +185,8 @@ def _written(kernel: Kernel) -> KernelText:
     ]
     text = "\n".join(head.text for head in heads)
     thread_bytes = max((head.thread_bytes for head in heads), default=0)
-    return KernelText(text, emitter.prelude.definitions, thread_bytes, plan.team_bytes, (), calls)
+    written = KernelText(text, emitter.prelude.definitions, thread_bytes, plan.team_bytes, (), calls)
+    return resized(dialects[0], written, group) if group else written
 
 
 def _call(plan: Plan, name: str, launch: Launch, head: LaunchHead, values: dict[IndexVar, int]) -> list[Any]:
@@ -146,7 +195,7 @@ def _call(plan: Plan, name: str, launch: Launch, head: LaunchHead, values: dict[
     if head.thread_bytes:
         arguments.append(["own", 0, 0])
     arguments += [["number", values[v], 0] for v in head.variables]
-    return [name, arguments, launch.items, launch.shared, head.thread_bytes]
+    return [name, arguments, launch.items, launch.shared, head.thread_bytes, launch.group]
 
 
 def _argument(plan: Plan, buffer: Buffer) -> list[Any]:
@@ -162,9 +211,9 @@ def _argument(plan: Plan, buffer: Buffer) -> list[Any]:
 @define
 class _Maker:
     kernels: Kernels
-    steps: dict[int, OpenclStep] = field(factory=dict)
+    units: Units
+    steps: dict[int, LaunchStep] = field(factory=dict)
     names: dict[str, str] = field(factory=dict)
-    units: Units = field(factory=lambda: Units(OPENCL))
 
     def add(self, step: KernelStep) -> None:
         made = self.kernels.of(step)
@@ -176,20 +225,20 @@ class _Maker:
         slots = (*inputs, *step.outputs)
         name = self.names[written.text]
         calls = tuple(self._call(call, name, slots) for call in written.calls)
-        self.steps[id(step)] = OpenclStep(
+        self.steps[id(step)] = LaunchStep(
             step, made.loop_ir(step), made.source(step), name, made.implementation, made.candidates, inputs, calls,
             written.team_bytes,
         )  # fmt: skip
 
     def _call(self, call: Sequence[Any], name: str, slots: Sequence[int]) -> Call:
-        kernel, arguments, items, shared, thread_bytes = call
+        kernel, arguments, *sizes = call
         bound = [Argument(kind, slots[value] if kind == "tensor" else value, n) for kind, value, n in arguments]
-        return Call(kernel.replace(KERNEL, name), tuple(bound), items, shared, thread_bytes)
+        return Call(kernel.replace(KERNEL, name), tuple(bound), *sizes)
 
     def files(self) -> list[tuple[str, str]]:
         """The programs."""
         return [
-            (f"kernels{k}", "\n".join([OPENCL.headers, prelude.text(texts), *texts]))
+            (f"kernels{k}", "\n".join([self.units.dialect.headers, prelude.text(texts), *texts]))
             for k, (prelude, texts) in enumerate(self.units.files(ONE_PROGRAM))
-            if texts
+            if any(texts)  # kernels without elements have no text
         ]

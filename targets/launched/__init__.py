@@ -1,0 +1,1 @@
+"""What targets share whose kernels are launches: `opencl`, `cuda`, `rocm`."""

@@ -1,0 +1,42 @@
+"""The code of a program as OpenCL C, and what schedules write for."""
+
+from ...ir.errors import DeviceNotFound
+from ..cpuinfo import DeviceProfile, Isa
+from ..cpuinfo import isa_for as cpu_isa_for
+from ..generate import Decide
+from ..launched.code import LaunchCode, generate_launches
+from ..program import Program
+from ..target import Target
+from .devices import OpenclDevice, all_devices, select
+from .dialect import OPENCL
+
+
+def isa_for(target: Target) -> Isa:
+    """What schedules write for: four lanes for a GPU, else vectors and registers of this machine, a CPU device.
+
+    A target is for a GPU if its items run in lockstep (`-thread_warp_size=`), or `-device=` means one. A CPU, too, runs
+    what was written for a GPU, if more slowly. Where the device is there, groups and their memory keep to its limits.
+    """
+    device = _meant(target.device)
+    least, warp = DeviceProfile(), target.thread_warp_size or 1
+    local_bytes = (device and device.local_bytes) or least.local_bytes
+    most = min(target.max_num_threads or least.max_group, device.max_group if device else least.max_group)
+    if warp > 1 or target.device == "gpu" or (device and device.type == "gpu"):
+        profile = DeviceProfile("gpu", local_bytes, most, max(warp, 32))
+        return Isa("opencl-gpu", 16, 32, (), ("f16c",), profile)
+    own = cpu_isa_for(Target("cpu"))
+    profile = DeviceProfile(local_bytes=local_bytes, max_group=most)
+    return Isa(f"opencl{own.vector_bytes}", own.vector_bytes, own.registers, (), ("f16c",), profile)
+
+
+def _meant(wanted: str | None) -> OpenclDevice | None:
+    """The device that a target means, if it is there."""
+    try:
+        return next(iter(select(wanted, all_devices())), None)
+    except DeviceNotFound:
+        return None
+
+
+def generate(program: Program, isa: Isa, threads: int, decide: Decide) -> LaunchCode:
+    """The kernels of a program; nothing is compiled yet."""
+    return generate_launches(program, isa, threads, decide, (OPENCL, OPENCL), "opencl")

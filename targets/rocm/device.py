@@ -1,0 +1,303 @@
+"""AMD's GPUs through the HIP runtime, by ctypes: memory, launches, events. One stream for each device.
+
+None of this has run on a GPU yet. Tests call it with a library that stands in for the runtime.
+"""
+
+import contextlib
+import ctypes
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from attrs import define, field
+
+from ...ir.errors import DeviceError, DeviceNotFound, RuntimeInputError
+from ..engine import Action, Array
+from ..launched.compiler import compile_all
+from ..launched.device import LOCAL, Block, Launch, held_in_one_block, shares_on_gpu
+from ..launched.libqueue import LibraryQueue
+from .hiprtc import INSTALL, hiprtc, options, rocm_library
+
+TOPOLOGY = Path("/sys/class/kfd/kfd/topology/nodes")
+_TO_DEVICE, _TO_HOST, _WITHIN = 1, 2, 3  # hipMemcpyKind
+_OUT_OF_MEMORY = 2  # hipErrorOutOfMemory
+UNITS = 64
+"""Compute units, where the system does not tell."""
+
+
+@lru_cache(maxsize=1)
+def runtime() -> Any:
+    """The HIP runtime.
+
+    Raises:
+        DeviceNotFound: it is not installed; the message says what to do.
+    """
+    library = rocm_library("amdhip64")
+    if library is None:
+        raise DeviceNotFound(
+            f"running on rocm needs the HIP runtime (libamdhip64.so), which is not installed: {INSTALL}"
+        )
+    library.hipGetErrorString.restype = ctypes.c_char_p
+    return library
+
+
+def _call(what: str, name: str, *arguments: Any) -> None:
+    """Call a function of the runtime.
+
+    Raises:
+        DeviceError: it failed; the message says at `what`.
+    """
+    if status := getattr(runtime(), name)(*arguments):
+        words = runtime().hipGetErrorString(status) or b""
+        raise DeviceError(f"{what}: {name} gave {status} ({words.decode(errors='replace')})")
+
+
+def count() -> int:
+    """How many GPUs there are.
+
+    Raises:
+        DeviceNotFound: there is none, or no runtime; the message says what is missing.
+    """
+    found = ctypes.c_int()
+    try:
+        _call("counting devices", "hipGetDeviceCount", ctypes.byref(found))
+    except DeviceError as error:
+        raise DeviceNotFound(f"there is no ROCm device: {error}") from None
+    if not found.value:
+        raise DeviceNotFound("there is no ROCm device: the HIP runtime finds none")
+    return found.value
+
+
+@lru_cache(maxsize=16)
+def rocm_device(index: int) -> "RocmDevice":
+    """The GPU of this number.
+
+    Raises:
+        DeviceNotFound: there is none.
+    """
+    if index >= (there := count()):
+        raise DeviceNotFound(f"there is no ROCm device {index}; there are {there}, numbered from 0")
+    what = f"asking for the properties of ROCm device {index}"
+    name, memory, driver = ctypes.create_string_buffer(256), ctypes.c_size_t(), ctypes.c_int()
+    _call(what, "hipDeviceGetName", name, 256, index)
+    _call(what, "hipDeviceTotalMem", ctypes.byref(memory), index)
+    _call(what, "hipDriverGetVersion", ctypes.byref(driver))
+    nodes = topology()
+    arch, units = nodes[index] if index < len(nodes) else ("", UNITS)
+    return RocmDevice(index, name.value.decode(errors="replace"), arch, driver.value, memory.value, units)
+
+
+def topology(root: Path | None = None) -> list[tuple[str, int]]:
+    """Architecture and compute units of each GPU, as the kernel's driver tells them."""
+    found = []
+    folders = (root or TOPOLOGY).glob("*") if (root or TOPOLOGY).is_dir() else []
+    for node in sorted(folders, key=lambda path: int(path.name)):
+        try:
+            text = (node / "properties").read_text()
+        except OSError:
+            continue
+        facts = {key: int(value) for key, value in re.findall(r"^(\w+) (\d+)$", text, re.MULTILINE)}
+        version = facts.get("gfx_target_version", 0)
+        if version:  # that of a CPU is 0
+            units = facts.get("simd_count", 0) // max(facts.get("simd_per_cu", 1), 1)
+            arch = f"gfx{version // 10000}{version // 100 % 100:x}{version % 100:x}"
+            found.append((arch, units or UNITS))
+    return found
+
+
+class _Memory:
+    """Memory of a device, given back when nobody has it any more."""
+
+    def __init__(self, nbytes: int, what: str) -> None:
+        place = ctypes.c_void_p()
+        if status := runtime().hipMalloc(ctypes.byref(place), ctypes.c_size_t(max(nbytes, 1))):
+            why = "the device has not enough memory" if status == _OUT_OF_MEMORY else f"hipMalloc gave {status}"
+            raise DeviceError(f"allocating {nbytes} bytes for {what}: {why}")
+        self.place, self._free = place, runtime().hipFree
+
+    def __del__(self) -> None:
+        if getattr(self, "place", None):
+            self._free(self.place)
+
+
+@define(eq=False)
+class RocmDevice:
+    """A GPU; implements `GpuDevice`.
+
+    Attributes:
+        index: its number.
+        arch: gfx90a and the like; empty where the system does not tell.
+        driver: its version.
+        units: compute units.
+        local: work-items in a work-group, where a kernel leaves that open.
+    """
+
+    index: int
+    name: str
+    arch: str
+    driver: int
+    total_memory: int
+    units: int
+    local: int = LOCAL
+    _stream: ctypes.c_void_p | None = field(default=None)
+
+    @property
+    def identity(self) -> str:
+        """Device and driver."""
+        return f"{self.index} / {self.name} / {self.arch} / driver {self.driver}"
+
+    def arch_for(self, wanted: str | None) -> str:
+        """The architecture to compile for.
+
+        Raises:
+            DeviceError: the code was made for another one, or it is known from nowhere.
+        """
+        if not (wanted or self.arch):
+            raise DeviceError(f"{self.name} does not say its architecture: build for it with -arch=gfx...")
+        if wanted and self.arch and wanted != self.arch:
+            raise DeviceError(
+                f"the code was made for {wanted}, and the device is {self.arch}: build for -arch={self.arch}"
+            )
+        return wanted or self.arch
+
+    def _do(self, what: str, name: str, *arguments: Any) -> None:
+        _call(f"{what} on {self.name}", "hipSetDevice", self.index)
+        _call(f"{what} on {self.name}", name, *arguments)
+
+    @property
+    def stream(self) -> ctypes.c_void_p:
+        """The stream that everything is put into."""
+        if self._stream is None:
+            stream = ctypes.c_void_p()
+            self._do("opening a stream", "hipStreamCreate", ctypes.byref(stream))
+            self._stream = stream
+        return self._stream
+
+    def library_queue(self) -> LibraryQueue:
+        """What the libraries of one module put their work into."""
+        return LibraryQueue(self)
+
+    def shares(self, thread_bytes: int, items: int) -> int:
+        """How many work-items share the iterations of a launch."""
+        return shares_on_gpu(self.units, thread_bytes, items)
+
+    def allocate(self, nbytes: int, what: str) -> Block:
+        """New memory."""
+        _call(f"allocating {nbytes} bytes on {self.name}", "hipSetDevice", self.index)
+        memory = _Memory(nbytes, what)
+        return Block(memory.place.value or 0, nbytes, memory)
+
+    def _move(self, what: str, target: int, source: int, nbytes: int, kind: int) -> None:
+        given = ctypes.c_void_p(target), ctypes.c_void_p(source), ctypes.c_size_t(nbytes)
+        self._do(what, "hipMemcpyAsync", *given, kind, self.stream)
+
+    def hold(self, arrays: Mapping[int, Array]) -> tuple[Any, dict[int, int]]:
+        """Arrays that never change, in one piece of memory."""
+        return held_in_one_block(self, arrays)
+
+    def write(self, place: int, array: Array) -> None:
+        """Copy an array of the host."""
+        array = np.ascontiguousarray(array)
+        self._move(f"copying {array.nbytes} bytes to the device", place, array.ctypes.data, array.nbytes, _TO_DEVICE)
+        self.wait()  # copies from page-locked memory go on after the call
+
+    def read(self, array: Array, place: int) -> None:
+        """Fill an array of the host."""
+        self._move(f"reading {array.nbytes} bytes from the device", array.ctypes.data, place, array.nbytes, _TO_HOST)
+        self.wait()
+
+    def seen(self, place: int, nbytes: int) -> None:
+        """The host does not see the memory of a GPU."""
+
+    def copy(self, target: int, source: int, nbytes: int) -> None:
+        """Copy within the device."""
+        self._move(f"copying {nbytes} bytes", target, source, nbytes, _WITHIN)
+
+    def load(self, files: Sequence[tuple[str, str]], arch: str) -> Callable[[str], Any]:
+        """Compile with HIPRTC, or take from the cache, and load."""
+        codes = compile_all(hiprtc(), files, options(arch), f"driver {self.driver}")
+        modules = []
+        for (_, text), code in zip(files, codes, strict=True):
+            module = ctypes.c_void_p()
+            self._do("loading kernels", "hipModuleLoadData", ctypes.byref(module), code)
+            modules.append((text, module))
+
+        def find(name: str) -> Any:
+            function = ctypes.c_void_p()
+            module = next(m for text, m in modules if re.search(rf"\b{name}\(", text))
+            self._do(
+                f"looking for the kernel {name}", "hipModuleGetFunction", ctypes.byref(function), module, name.encode()
+            )
+            return function
+
+        return find
+
+    def launch(self, launch: Launch) -> None:
+        """Run a kernel."""
+        values = [ctypes.c_int64(value) for value in launch.arguments]
+        table = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
+        sizes = (launch.groups, 1, 1, launch.local, 1, 1, 0)
+        self._do(f"launching the kernel {launch.name}", "hipModuleLaunchKernel", launch.function, *sizes, self.stream,
+                 table, None)  # fmt: skip
+
+    def recorded(self, launches: Sequence[Launch]) -> Action:
+        """Launches one after the other."""
+
+        def go() -> None:
+            for launch in launches:
+                self.launch(launch)
+
+        return go
+
+    def seconds(self, launches: Sequence[Launch], repeat: int) -> list[float]:
+        """How long launches take, by events."""
+        action = self.recorded(launches)
+        action()
+        start, end, taken = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_float()
+        times = []
+        for event in (start, end):
+            self._do("timing", "hipEventCreate", ctypes.byref(event))
+        try:
+            for _ in range(repeat):
+                self._do("timing", "hipEventRecord", start, self.stream)
+                action()
+                self._do("timing", "hipEventRecord", end, self.stream)
+                self._do("timing", "hipEventSynchronize", end)
+                self._do("timing", "hipEventElapsedTime", ctypes.byref(taken), start, end)
+                times.append(taken.value * 1e-3)
+        finally:
+            for event in (start, end):
+                self._do("timing", "hipEventDestroy", event)
+        return times
+
+    @contextlib.contextmanager
+    def using(self, what: str) -> Iterator[int]:
+        """Makes it the current device; gives the handle of its stream."""
+        _call(f"{what} on {self.name}", "hipSetDevice", self.index)
+        yield self.stream.value or 0
+
+    def wait(self) -> None:
+        """Wait for the stream."""
+        self._do("running", "hipStreamSynchronize", self.stream)
+
+    def adopted(self, value: Any) -> Any | None:
+        """Arrays of other packages are not taken yet."""
+        return None
+
+    def take(self, place: int, array: Any) -> None:
+        """Nothing is adopted, so there is nothing to copy."""
+        raise RuntimeInputError(f"a {type(array).__name__} cannot be copied on rocm")
+
+    def place(self, array: Any) -> None:
+        """Nothing is adopted, so there is nothing to place."""
+
+    def operand(self, place: int, shape: tuple[int, ...], dtype: npt.DTypeLike, owner: Any) -> int:
+        """What libraries take are addresses."""
+        return place
+
+    def shown(self, place: int, shape: tuple[int, ...], dtype: npt.DTypeLike, owner: Any) -> None:
+        """Users of rocm have arrays of NumPy."""
