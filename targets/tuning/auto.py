@@ -26,9 +26,9 @@ from attrs import define, evolve, field, frozen
 from ...fuse.evaluate import evaluate
 from ...fuse.graph import outline
 from ...fuse.identity import identity
-from ...fuse.library import Library, Region, Rule
+from ...fuse.library import HOST, Library, Region, Rule
 from ...fuse.matcher import Match
-from ...ir.errors import FusewireError
+from ...ir.errors import FusewireError, TargetError
 from ...ir.expr import Expr, Function
 from ...ir.types import numpy_dtype, tensors_of
 from ..cpuinfo import cpu_features
@@ -38,8 +38,8 @@ from ..libraries import find_library
 from ..librarycall import prepared
 from ..program import LibraryStep
 from ..target import Target
+from .bench import fill, fill_inputs, mismatch
 from .boundaries import Observed, cells_of, common, observe
-from .cpu import fill, fill_inputs, mismatch
 from .store import Key, Timing, TuningStore
 
 if TYPE_CHECKING:
@@ -99,8 +99,12 @@ def build_auto(target: Target, threads: int, store: TuningStore, assemble: Assem
         assemble: builds the network with libraries.
 
     Raises:
+        TargetError: the target is not cpu.
         FusewireError: the network cannot be built, or the store is locked and incomplete.
     """
+    if target.kind != "cpu":
+        raise TargetError(f"target '{target}': -libs=auto measures on cpu only, not on {target.kind}; name libraries "
+                          f"(-libs=...), or none")  # fmt: skip
     libraries = [library for name in target.libs if (library := _usable(name, target.kind))]
     unknown: list[Key] = []
     lib = assemble([_decided(library, threads, store, unknown) for library in libraries])
@@ -254,6 +258,9 @@ class _Auto:
 
     def problem(self, variant: _Variant, step: LibraryStep) -> str | None:
         """What is wrong with a library's results, or None."""
+        rule = variant.regions[id(step)][1]
+        if rule.memory != HOST:
+            return "auto cannot check what works on a device's memory yet; -libs= with its name uses it"
         rng = np.random.default_rng(0)
         known = {k: variant.lib.program.constants.get(slot) for k, slot in enumerate(step.inputs)}
         types = [t for param in step.function.params for t in tensors_of(param.checked_type)]
@@ -261,9 +268,8 @@ class _Auto:
         constants = {k: a for k, a in known.items() if a is not None}
         outs = tensors_of(step.function.body.checked_type)
         results = [np.empty(t.static_shape, numpy_dtype(t.dtype)) for t in outs]
-        rule = variant.regions[id(step)][1]
         try:
-            prepared(rule, Region(step.function, constants, self.threads), step.name)(arrays, results)  # type: ignore[arg-type]
+            prepared(rule, Region(step.function, constants, self.threads), step.name)(arrays, results)
         except FusewireError as error:
             return f"failed: {error}"
         names = [param.name_hint for param in step.function.params]

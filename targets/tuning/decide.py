@@ -2,56 +2,125 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Collection, Mapping
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...ir.errors import FusewireError
-from ...ir.expr import Function
+from attrs import frozen
+
+from ...ir.errors import DeviceNotFound, FusewireError
+from ...ir.expr import Call, Function
 from ...ir.hashing import structural_hash
-from ...ir.types import tensors_of
+from ...ir.types import TensorType, Type, tensors_of
+from ...ir.visitor import post_order
 from ..cpuinfo import Isa, cpu_features
 from ..explain import operators
 from ..generate import Decide
 from ..implement import Decision, choose, entries, follows
 from ..lower import Problem, make_problem
+from ..opencl.devices import OpenclDevice, find
 from ..program import KernelStep
+from ..target import Target
 from ..toolchain import find_compiler
 from .store import Key, TuningStore, decision_line
 
 if TYPE_CHECKING:
     from ..build import CompiledModule
 
+_log = logging.getLogger("fusewire")
 
-def key_of(function: Function, isa: Isa, threads: int, constants: Sequence[int]) -> Key:
-    """The key under which a group is remembered; `constants` are the positions of known inputs."""
+
+@frozen
+class Place:
+    """Where measurements hold: a kind of target, a device, who makes code for it, and for how many threads."""
+
+    target: str
+    device: str
+    driver: str
+    isa: Isa
+    threads: int
+
+    def key(self, function: Function, constants: Collection[int]) -> Key:
+        """The key under which a group is remembered; `constants` are the positions of known inputs."""
+        group = json.dumps([str(function), structural_hash(function), sorted(constants), str(self.isa)])
+        digest = hashlib.sha256(group.encode()).hexdigest()[:20]
+        return Key(self.target, self.device, self.driver, self.threads, work_of(function), digest)
+
+
+def place_of(target: Target, isa: Isa, threads: int) -> Place | None:
+    """Where a module for a target runs; None for kinds of targets that are not tuned.
+
+    Raises:
+        DeviceNotFound: it runs on a device that is not there.
+    """
+    if target.kind == "cpu":
+        compiler = find_compiler()
+        driver = f"{compiler.family}: {compiler.version}, {isa.name}"
+        return Place("cpu", cpu_features().name, driver, isa, threads)
+    return opencl_place(find(target.device), isa, threads) if target.kind == "opencl" else None
+
+
+def opencl_place(device: OpenclDevice, isa: Isa, threads: int) -> Place:
+    """A device of OpenCL with its driver."""
+    driver = f"{device.platform}: {device.version}, driver {device.driver}, {isa.name}"
+    return Place("opencl", device.name, driver, isa, threads)
+
+
+def work_of(function: Function) -> str:
+    """What a group computes, to be read: operators, the numbers of convolutions in MNN's order, and types."""
+    shapes = [_numbers(e) for e in post_order(function.body) if isinstance(e, Call) and "conv2d" in str(e.op)]
     types = [str(t) for param in function.params for t in tensors_of(param.checked_type)]
-    group = json.dumps([str(function), structural_hash(function), sorted(constants), str(isa)])
-    compiler = find_compiler()
-    return Key(
-        "cpu",
-        cpu_features().name,
-        f"{compiler.family}: {compiler.version}, {isa.name}",
-        threads,
-        f"{'+'.join(operators(function))} {' '.join(types)}",
-        hashlib.sha256(group.encode()).hexdigest()[:20],
-    )
+    return " ".join(["+".join(operators(function)), *shapes, *types])
 
 
-def decide_by(records: TuningStore, isa: Isa, threads: int) -> Decide:
+def _numbers(conv: Call) -> str:
+    """Cin_Cout_KH_KW_SH_SW_DH_DW of a convolution in two dimensions."""
+    attrs = conv.attrs
+    layout = str(attrs["data_layout"])
+    data, weight = (_extents(arg.checked_type, str(attrs[key])) for arg, key in
+                    zip(conv.args, ("data_layout", "kernel_layout"), strict=True))  # fmt: skip
+    out = _extents(conv.checked_type, str(attrs.get("out_layout") or layout))
+    return "_".join(map(str, [data["C"], out["C"], weight["H"], weight["W"], *attrs["strides"], *attrs["dilation"]]))
+
+
+def _extents(type_: Type, layout: str) -> dict[str, int]:
+    """The extents of the axes of a tensor such as NCHW16c; blocks count with their axis."""
+    assert isinstance(type_, TensorType)
+    found: dict[str, int] = {}
+    for axis, extent in zip(filter(str.isalpha, layout), type_.static_shape, strict=True):
+        found[axis.upper()] = found.get(axis.upper(), 1) * extent
+    return found
+
+
+def decide_by(records: TuningStore, target: Target, isa: Isa, threads: int) -> Decide:
     """The decisions of a store for the groups of a program.
 
     Raises:
         FusewireError: the store is locked, and a group that leaves a choice has no decision in it, or one that cannot
-            be followed.
+            be followed; or the device is not there, so that nobody knows what was decided for it.
     """
 
-    def decide(problem: Problem, function: Function) -> Decision | None:
-        if problem.anchor is None or (len(records) == 0 and not records.locked):
+    @cache
+    def place() -> Place | None:
+        try:
+            return place_of(target, isa, threads)
+        except DeviceNotFound as error:
+            if records.locked:
+                raise
+            _log.info("building for '%s' without tuning records: %s", target, error)
             return None
-        known = [k for k, buffer in enumerate(problem.inputs) if buffer in problem.constants]
-        key = key_of(function, isa, threads, known)
+
+    def decide(problem: Problem, function: Function) -> Decision | None:
+        # Without an anchor there is one way to write a kernel; launches still have their sizes.
+        if (problem.anchor is None and target.kind == "cpu") or (len(records) == 0 and not records.locked):
+            return None
+        where = place()
+        if where is None:
+            return None
+        key = where.key(function, [k for k, buffer in enumerate(problem.inputs) if buffer in problem.constants])
         decision = records.decision(key)
         if records.locked and several(problem) and not (decision and follows(problem, decision)):
             what = (
@@ -86,13 +155,17 @@ def freeze(lib: "CompiledModule", asked: Mapping[Key, Decision | None], path: Pa
         FusewireError: the file cannot be written.
     """
     lines: set[str] = set()
+    code = lib.runnable.code
+    place = place_of(lib.target, code.isa, lib.threads)
+    if place is None:
+        raise FusewireError(f"nothing is decided by measurement for the target {lib.target.kind}")
     for step in lib.program.leaf_steps():
         if isinstance(step, KernelStep):
             known = {k for k, slot in enumerate(step.inputs) if slot in lib.program.constants}
-            if several(make_problem(step.function, "KERNEL", lib.code.isa, lib.threads, known)):
-                compiled = lib.code.of(step)
+            key = place.key(step.function, known)
+            if asked.get(key) or several(make_problem(step.function, "KERNEL", code.isa, lib.threads, known)):
+                compiled = code.of(step)
                 config = next(c.config for c in compiled.candidates if c.name == compiled.implementation)
-                key = key_of(step.function, lib.code.isa, lib.threads, sorted(known))
                 lines.add(decision_line(key, compiled.implementation, config, "normal"))
     names = {library.name for library in lib.runnable.report.libraries}
     for key, decision in asked.items():

@@ -2,20 +2,23 @@
 
     rank      candidates by predicted cost; the best of each implementation first, then the rest
     batches   a few at a time are made and verified; a round of single runs each
-    prune     implementations that are far behind are not tried further; nor is anything after the budget
+    prune     implementations that are far behind are not tried further, unless all are to be; nothing after the budget
+    sizes     where kernels are launches, the fastest few are tried with other sizes of their work-groups
     final     the fastest few and the first guess take turns; a candidate must win by more than the noise
 
 The engine knows nothing of a target: it is given a `Bench` that makes candidates of one group runnable.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Protocol
 
 from attrs import define, field, frozen
 
 from ...ir.errors import FusewireError
-from ..schedules.space import Config
+from ..schedules.space import GROUP, Config
 from .store import Timing
 
 BATCH = 8
@@ -24,6 +27,8 @@ FAR = 1.5
 """An implementation is given up when its best is this much slower than the best of all."""
 MARGIN = 0.02
 """By how much a candidate must beat the first guess: timing noise."""
+SIZES_SHARE = 3
+"""One in so many trials is for sizes of work-groups."""
 FINALISTS = 3
 FINAL_ROUNDS = 12
 FIRST_RUNS = 3
@@ -59,7 +64,11 @@ class Trial(Protocol):
     """A candidate that has been made and was found to be right."""
 
     def seconds(self) -> float:
-        """Run once; the time that it took."""
+        """Run once; the time that it took.
+
+        Raises:
+            FusewireError: the device refused it, or it never came back.
+        """
         ...
 
 
@@ -73,6 +82,10 @@ class Bench(Protocol):
 
     def make(self, options: Sequence[Option]) -> Sequence["Trial | str"]:
         """Candidates made and compared with a reference; a text says what is wrong with one."""
+        ...
+
+    def resized(self, option: Option) -> Sequence[Option]:
+        """A candidate with other sizes of its work-groups, the likeliest first; none where there are no groups."""
         ...
 
 
@@ -124,17 +137,23 @@ def search(
     Raises:
         FusewireError: the first guess cannot be made or is wrong.
     """
-    queue = ranked(bench.options)[: None if trials is None else trials + 1]
+    first, *rest = ranked(bench.options)
     hunt = _Hunt(bench, record)
-    hunt.batch(queue[:1])
+    hunt.batch([first])
     if not hunt.alive:
-        raise FusewireError(f"{queue[0].implementation} cannot be tuned: {hunt.timings[0].problem}")
-    rest = queue[1:]
+        raise FusewireError(f"{first.implementation} cannot be tuned: {hunt.timings[-1].problem}")
+    sizes = bench.resized(first)
+    spare = 0 if trials is None else min(len(sizes), max(trials // SIZES_SHARE, trials - len(rest)))
+    rest = rest[: None if trials is None else trials - spare]
     while rest and (deadline is None or now() < deadline):
-        rest = [option for option in rest if not hunt.hopeless(option)]
+        rest = [option for option in rest if trials is None or not hunt.hopeless(option)]
         hunt.batch(rest[:BATCH])
         rest = rest[BATCH:]
-    return hunt.final(queue[0])
+    rest = hunt.sizes()[: None if trials is None else spare] if sizes else []
+    while rest and (deadline is None or now() < deadline):
+        hunt.batch(rest[:BATCH])
+        rest = rest[BATCH:]
+    return hunt.final(first)
 
 
 @define
@@ -148,17 +167,35 @@ class _Hunt:
         """Make some candidates and run each a few times, in turn."""
         made = list(zip(options, self.bench.make(options), strict=True)) if options else []
         running = [(option, trial) for option, trial in made if not isinstance(trial, str)]
-        for _, trial in running:
-            trial.seconds()  # the first run meets cold code and untouched memory
-        times = [[trial.seconds() for _, trial in running] for _ in range(FIRST_RUNS)]
-        for (option, trial), best in zip(running, map(min, zip(*times, strict=True)), strict=True):
-            self.note(Timing(option.implementation, option.config, best))
-            self.alive.append((best, option, trial))
+        # The first run meets cold code and untouched memory.
+        running = [(option, trial) for option, trial in running if self.seconds(option, trial) < math.inf]
+        times: list[list[float]] = [[] for _ in running]
+        for _ in range(FIRST_RUNS):
+            for (option, trial), taken in zip(running, times, strict=True):
+                taken.append(math.inf if math.inf in taken else self.seconds(option, trial))
+        for (option, trial), taken in zip(running, times, strict=True):
+            if math.inf not in taken:
+                self.note(Timing(option.implementation, option.config, min(taken)))
+                self.alive.append((min(taken), option, trial))
         for option, failed in made:
             if isinstance(failed, str):
                 self.note(Timing(option.implementation, option.config, None, failed))
         # Memory: of what was tried, only what may still win is kept, and the first guess.
         self.alive[1:] = sorted(self.alive[1:], key=lambda entry: entry[0])[:FINALISTS]
+
+    def seconds(self, option: Option, trial: Trial) -> float:
+        """Run a candidate once; infinite if it failed, which is noted."""
+        try:
+            return trial.seconds()
+        except FusewireError as error:
+            self.note(Timing(option.implementation, option.config, None, str(error)))
+            return math.inf
+
+    def sizes(self) -> list[Option]:
+        """The fastest candidates with other sizes of their work-groups, in turns."""
+        leaders = sorted(self.alive, key=lambda entry: entry[0])[:FINALISTS]
+        queues = [self.bench.resized(option) for _, option, _ in leaders if GROUP not in option.config]
+        return [option for turn in zip_longest(*queues) for option in turn if option is not None]
 
     def note(self, timing: Timing) -> None:
         self.timings.append(timing)
@@ -176,15 +213,18 @@ class _Hunt:
 
     def final(self, first: Option) -> Outcome:
         """The fastest few against the first guess, in turns."""
+        if len(self.alive) == 1:
+            return Outcome(first, self.alive[0][0], self.alive[0][0], self.timings)
         times: list[list[float]] = [[] for _ in self.alive]
         for _ in range(FINAL_ROUNDS):
-            for entry, taken in zip(self.alive, times, strict=True):
-                taken.append(entry[2].seconds())
-        guess = min(times[0])
+            for (_, option, trial), taken in zip(self.alive, times, strict=True):
+                taken.append(math.inf if math.inf in taken else self.seconds(option, trial))
+        guess = max(times[0]) if math.inf in times[0] else min(times[0])
         best, seconds = first, guess
         for (_, option, _), taken in list(zip(self.alive, times, strict=True))[1:]:
             wins = sum(t < g for t, g in zip(taken, times[0], strict=True))
-            better = min(taken) < guess * (1 - MARGIN) and wins > FINAL_ROUNDS // 2
+            sound = math.inf not in taken
+            better = sound and min(taken) < guess * (1 - MARGIN) and wins > FINAL_ROUNDS // 2
             if better and min(taken) < seconds:
                 best, seconds = option, min(taken)
         return Outcome(best, seconds, guess, self.timings)

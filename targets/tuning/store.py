@@ -83,6 +83,7 @@ class TuningStore:
         path: the file.
         locked: builds find every decision that they need here, or fail.
         asked: what was asked for so far, with the answers.
+        measured, decided: how many measurements and decisions came from this process.
 
     Raises:
         FusewireError: the file cannot be read or written.
@@ -91,6 +92,8 @@ class TuningStore:
     path: Path | None = None
     locked: bool = False
     asked: dict[Key, Decision | None] = field(factory=dict)
+    measured: int = 0
+    decided: int = 0
     _entries: dict[Key, _Entry] = field(factory=dict)
     _seen: tuple[int, int] | None = None
 
@@ -112,10 +115,12 @@ class TuningStore:
 
     def add_timing(self, key: Key, timing: Timing) -> None:
         """Record a measurement."""
+        self.measured += 1  # before it is written: an interrupted write has most likely been one
         self._add({"record": "timing", "key": asdict(key), **asdict(timing)})
 
     def decide(self, key: Key, implementation: str, config: Config, level: str) -> None:
         """Record a decision."""
+        self.decided += 1
         self._add(json.loads(decision_line(key, implementation, config, level)))
 
     def __len__(self) -> int:

@@ -1,5 +1,6 @@
 """`fw.tune`: search for the fastest kernels of a network, group by group, and remember them."""
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
@@ -13,15 +14,24 @@ from ...ir.errors import FusewireError
 from ...ir.expr import Expr
 from ...ir.module import IRModule
 from ..build import CompiledModule, build
+from ..device import Device
 from ..executor import GraphModule
 from ..implement import Decision
 from ..lower import make_problem
+from ..opencl.devices import find
 from ..program import KernelStep, LibraryStep, Step
 from ..target import Target
-from .cpu import CpuBench, constants_of, fill_inputs, sweep_for, tunable
-from .decide import freeze, key_of
-from .search import BUDGETS, Option, Outcome, search
-from .store import LEVELS, LOCKFILE, Key, TuningStore, open_store
+from .bench import Benches, MakeBench, constants_of, fill_inputs, options_of, tunable
+from .cpu import cpu_benches
+from .decide import freeze, place_of
+from .opencl import opencl_benches
+from .search import BUDGETS, Bench, Option, Outcome, search
+from .store import LEVELS, LOCKFILE, Key, Timing, TuningStore, open_store
+
+_log = logging.getLogger("fusewire")
+
+BENCHES: Mapping[str, Benches] = {"cpu": cpu_benches, "opencl": opencl_benches}
+"""What tries candidates, by kind of target."""
 
 Progress = Callable[[str, int, int], None]
 """Told what is being tuned, how many groups are done, and how many there are."""
@@ -32,6 +42,9 @@ WALKS = 5
 """Runs of the network, step by step, that tell what each group costs."""
 SMALL = 0.002
 """Groups with less of the whole time than this are not worth a search, but at the level "heavy"."""
+
+EVERY = ("wide", "heavy")
+"""Levels at which variants of a lower priority than the first guess are tried, too."""
 
 
 @frozen
@@ -123,10 +136,11 @@ def tune(
     if level not in BUDGETS:
         raise FusewireError(f"there is no tuning level {level!r}; the levels are {', '.join(BUDGETS)}")
     for name, value in (("trials", trials), ("seconds", seconds)):
-        if value is not None and value < 0:
-            raise FusewireError(f"{name} must not be negative, got {value}")
-    if (kind := Target(target).kind) != "cpu":
-        raise FusewireError(f"tuning is there for the target cpu only, got {kind}")
+        if value is not None and not (isinstance(value, int | float) and value >= 0):
+            raise FusewireError(f"{name} must be a number that is not negative, got {value!r}")
+    if (where := Target(target)).kind not in BENCHES:
+        raise FusewireError(f"tuning is there for the targets {' and '.join(BENCHES)}, got {where.kind}")
+    number = find(where.device).index if where.kind == "opencl" else 0
     budget = BUDGETS[level]
     store = open_store(records)
     most, longest = budget.trials if trials is None else trials, budget.seconds if seconds is None else seconds
@@ -134,11 +148,12 @@ def tune(
     build_with = {"target": target, "params": params, "shape": shape}
     start = time.monotonic()
     before = build(mod, records=store, **build_with)  # type: ignore[arg-type]
-    groups = tuner.run(before, progress)
+    with BENCHES[where.kind](before.runnable, number) as make_bench:
+        groups = tuner.run(before, make_bench, progress)
     lib = build(mod, records=store, **build_with)  # type: ignore[arg-type]
     plain = build(mod, records=TuningStore(), **build_with)  # type: ignore[arg-type]
     times = compare(plain, lib)
-    if plain.code.files == lib.code.files:
+    if plain.runnable.code.files == lib.runnable.code.files:
         times = (min(times), min(times))
     kept = not tuner.fresh or times[1] <= times[0]
     if not kept:
@@ -192,7 +207,7 @@ def _at_least(given: float | None, full: float | None) -> bool:
 
 def compare(one: CompiledModule, other: CompiledModule) -> tuple[float, float]:
     """The fastest runs of two modules in alternating rounds, on the same random inputs."""
-    modules = [GraphModule(lib["default"](lib.target.kind)) for lib in (one, other)]
+    modules = [GraphModule(lib["default"](Device(lib.target.kind))) for lib in (one, other)]
     inputs = fill_inputs(one.program)
     for module in modules:
         module.run(**inputs)
@@ -208,7 +223,7 @@ def compare(one: CompiledModule, other: CompiledModule) -> tuple[float, float]:
 @define
 class _Group:
     key: Key
-    bench: CpuBench
+    bench: Bench
     steps: list[str]
     share: float = 0.0
 
@@ -224,9 +239,9 @@ class _Tuner:
     fresh: list[tuple[Key, Option]] = field(factory=list)
     """Groups that this search decided against the first guess, and that guess."""
 
-    def run(self, lib: CompiledModule, progress: Progress) -> list[TunedGroup]:
+    def run(self, lib: CompiledModule, make_bench: MakeBench, progress: Progress) -> list[TunedGroup]:
         """Search all groups, the most expensive first."""
-        groups = self.groups(lib)
+        groups = self.groups(lib, make_bench)
         done: list[TunedGroup] = []
         end = None if self.seconds is None else time.monotonic() + self.seconds
         left = sum(group.share for group in groups) or 1.0
@@ -235,6 +250,9 @@ class _Tuner:
             deadline = None
             if end is not None:
                 now = time.monotonic()
+                if now >= end:  # left for another search
+                    done.append(TunedGroup(group.key, tuple(group.steps), None))
+                    continue
                 deadline = now + max(0.0, end - now) * min(1.0, group.share / left)
                 left = max(left - group.share, 1e-9)
             done.append(TunedGroup(group.key, tuple(group.steps), self.search(group, deadline)))
@@ -247,7 +265,14 @@ class _Tuner:
             return None
         if self.level != "heavy" and group.share < SMALL:
             return None
-        outcome = search(group.bench, self.trials, deadline, lambda timing: self.store.add_timing(group.key, timing))
+
+        def record(timing: Timing) -> None:
+            if timing.problem:
+                what = " ".join([timing.implementation, *(f"{knob}={value}" for knob, value in timing.config.items())])
+                _log.warning("%s is no candidate for %s: %s", what, group.steps[0], timing.problem)
+            self.store.add_timing(group.key, timing)
+
+        outcome = search(group.bench, self.trials, deadline, record)
         self.store.decide(group.key, outcome.best.implementation, outcome.best.config, self.recorded)
         first = group.bench.options[0]
         if outcome.best != first:
@@ -259,21 +284,26 @@ class _Tuner:
         for key, first in self.fresh:
             self.store.decide(key, first.implementation, first.config, self.recorded)
 
-    def groups(self, lib: CompiledModule) -> list[_Group]:
+    def groups(self, lib: CompiledModule, make_bench: MakeBench) -> list[_Group]:
         """The different groups that have something to choose, by their share of the time."""
         found: dict[Key, _Group] = {}
         times = _profile(lib)
-        sweep = sweep_for(lib.program)
+        isa, kind = lib.runnable.code.isa, lib.target.kind
+        place = place_of(lib.target, isa, lib.threads)
+        assert place is not None
         for step in lib.program.leaf_steps():
-            if not isinstance(step, KernelStep):
+            if not isinstance(step, KernelStep) or not tunable(step.function):
                 continue
             constants = constants_of(lib.program, step)
-            isa = lib.code.isa
-            if not tunable(step.function, make_problem(step.function, "KERNEL", isa, lib.threads, constants)):
-                continue
-            key = key_of(step.function, isa, lib.threads, tuple(constants))
+            key = place.key(step.function, constants)
             if key not in found:
-                found[key] = _Group(key, CpuBench.of(step.function, constants, isa, lib.threads, sweep), [])
+                problem = make_problem(step.function, "KERNEL", isa, lib.threads, constants)
+                if problem.anchor is None and kind == "cpu":
+                    continue
+                options = options_of(problem, kind, every=self.level in EVERY)
+                if len(options) == 1 and kind == "cpu":
+                    continue
+                found[key] = _Group(key, make_bench(step.function, constants, options), [])
             found[key].steps.append(step.name)
             found[key].share += times.get(step.name, 0.0)
         return sorted(found.values(), key=lambda group: -group.share)
@@ -281,7 +311,7 @@ class _Tuner:
 
 def _profile(lib: CompiledModule) -> dict[str, float]:
     """The share of each step in the time of a run; the fastest of several, for a busy machine holds up some."""
-    module = GraphModule(lib["default"](lib.target.kind))
+    module = GraphModule(lib["default"](Device(lib.target.kind)))
     module.run(**fill_inputs(lib.program))
     fastest: dict[str, float] = {}
 
