@@ -5,6 +5,7 @@ and the bytes do not depend on the version of a compressor.
 """
 
 import contextlib
+import hashlib
 import mmap
 import os
 import re
@@ -14,6 +15,8 @@ import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+
+import numpy as np
 
 from ...ir.errors import ArtifactError
 
@@ -26,6 +29,9 @@ _MODE = stat.S_IFREG | 0o644
 _PADDING = 0xD935  # the kind of extra field that Android's zipalign pads with
 _DIRECTORY = 1 << 26
 """The largest directory of members, in bytes; it is read as a whole."""
+
+_PART = 1 << 20
+"""Bytes that are hashed at a time."""
 
 _LOCAL = struct.Struct("<4s5H3L2H")
 _END = struct.Struct("<4s4H2LH")
@@ -98,6 +104,33 @@ def read_archive(path: str | os.PathLike[str]) -> dict[str, memoryview]:
         raise ArtifactError(f"cannot be read: {error}") from None
     except _BROKEN as error:
         raise ArtifactError(f"not a saved module, or a damaged one: {error}") from None
+
+
+def hash_and_forget(member: memoryview) -> str:
+    """The SHA-256 of a member as hexadecimal digits. Its pages do not stay in this process's memory: what nobody reads
+    later, such as weights that kernels read in packed form only, takes up none.
+    """
+    digest = hashlib.sha256()
+    if not member.nbytes:
+        return digest.hexdigest()
+    whole = member.obj
+    assert isinstance(whole, mmap.mmap), "a member of read_archive"
+    start = np.frombuffer(member, np.uint8).ctypes.data - np.frombuffer(whole, np.uint8).ctypes.data
+    for at in range(0, member.nbytes, _PART):
+        part = member[at : at + _PART]
+        digest.update(part)
+        if hasattr(whole, "madvise"):
+            # Whole pages only. A neighbour's that are given back, too, come again when they are read.
+            first = (start + at) // mmap.PAGESIZE * mmap.PAGESIZE
+            whole.madvise(mmap.MADV_DONTNEED, first, start + at + part.nbytes - first)
+    return digest.hexdigest()
+
+
+def forget(member: memoryview) -> None:
+    """Give back the pages of a whole archive: reading one page may have brought its neighbours."""
+    whole = member.obj
+    if isinstance(whole, mmap.mmap) and hasattr(whole, "madvise"):
+        whole.madvise(mmap.MADV_DONTNEED)
 
 
 def _check_directory(whole: memoryview) -> None:

@@ -11,7 +11,7 @@ out and an `Unpacker` resolves:
 On the way back every value must have its declared type, and there may be no field too many or too few.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import GenericAlias
 from typing import Any, Protocol, TypeAlias, TypeVar, get_args, get_origin
 
@@ -27,8 +27,9 @@ from ...ir.errors import ArtifactError, FusewireError
 from ...ir.expr import Function
 from ...ir.types import TensorType, TupleType, Type
 from ..cpu import Compiled, CpuCode
+from ..launched.code import LaunchCode, LaunchStep
 from ..program import BranchStep, CopyStep, KernelStep, LibraryStep, Program, Step
-from .manifest import ModuleText
+from .manifest import ModuleText, SavedCode
 
 Array: TypeAlias = npt.NDArray[Any]
 Text: TypeAlias = str | Deferred[str]
@@ -37,6 +38,7 @@ FunctionRef: TypeAlias = Function | Deferred[Function]
 _STEPS = {cls.__name__: cls for cls in (KernelStep, LibraryStep, CopyStep, BranchStep)}
 resolve_types(BranchStep)  # which holds steps, a name that is defined after it
 _KIND = "kind"
+_CODES: dict[str, type[SavedCode]] = {"c": CpuCode, "opencl": LaunchCode, "cuda": LaunchCode, "hip": LaunchCode}
 _SEQUENCES: tuple[Any, ...] = (tuple, list)
 _MOST_DIMENSIONS = 64  # NumPy has no more
 _SHOWN = 3  # how many of many mistakes a message lists
@@ -96,6 +98,7 @@ def unstructurer(packer: Packer) -> Converter:
     c.register_unstructure_hook_func(_is_array, packer.array)
     c.register_unstructure_hook_func(_has_int_keys, lambda m: [[k, c.unstructure(v)] for k, v in m.items()])
     c.register_unstructure_hook_func(_is_step, lambda step: {_KIND: type(step).__name__, **c.unstructure(step)})
+    c.register_unstructure_hook_func(_is_code, lambda code: {_KIND: kind_of(code), **c.unstructure(code)})
     c.register_unstructure_hook(bytes, packer.data)
     for kind in (Type, TensorType, TupleType):
         c.register_unstructure_hook(kind, _type_as_data)
@@ -111,15 +114,26 @@ def unstructurer(packer: Packer) -> Converter:
     for cls in (KernelStep, LibraryStep, Program):
         register(cls, omit="_function")
     register(Compiled, step=lambda step: step.name, _loop_ir=member("loops"), _source=member("c"))
+    register(LaunchStep, step=lambda step: step.name, _loop_ir=member("loops"), _source=member("kernels"))
     register(ModuleText, text=member("ir"))
-    register(
-        CpuCode,
-        omit="_library",
-        steps=lambda steps: [c.unstructure(compiled) for compiled in steps.values()],
-        segments=lambda runs: [[step.name for step in run] for run in runs],
-        files=lambda files: [[name, packer.text("c", text)] for name, text in files],
-    )
+
+    def in_order(steps: Mapping[int, Any]) -> list[Any]:
+        return [c.unstructure(compiled) for compiled in steps.values()]
+
+    def files(folder: str) -> Callable[[Any], Any]:
+        return lambda found: [[name, packer.text(folder, text)] for name, text in found]
+
+    def runs(found: Sequence[Sequence[KernelStep]]) -> list[list[str]]:
+        return [[step.name for step in run] for run in found]
+
+    register(CpuCode, omit="_library", steps=in_order, segments=runs, files=files("c"))
+    register(LaunchCode, steps=in_order, files=files("kernels"))
     return c
+
+
+def kind_of(code: SavedCode) -> str:
+    """What the sources of a module are."""
+    return code.language if isinstance(code, LaunchCode) else "c"
 
 
 def _type_as_data(type_: Type) -> dict[str, Any]:
@@ -143,7 +157,8 @@ def structurer(unpacker: Unpacker) -> Converter:
     c.register_structure_hook_func(_is_array, lambda value, _: unpacker.array(_strict(value, int)))
     c.register_structure_hook_func(lambda t: t == Text, lambda value, _: unpacker.text(_strict(value, str)))
     c.register_structure_hook_func(lambda t: t == FunctionRef, lambda value, _: unpacker.function(_strict(value, str)))
-    c.register_structure_hook_func(_is_step, lambda value, _: _step(value, c))
+    c.register_structure_hook_func(_is_step, lambda value, _: _one_of(_STEPS, value, c))
+    c.register_structure_hook_func(_is_code, lambda value, _: _one_of(_CODES, value, c))
     c.register_structure_hook(bytes, lambda value, _: unpacker.data(_strict(value, str)))
     for kind in (Type, TensorType, TupleType):
         c.register_structure_hook(kind, _type_from_data)
@@ -204,13 +219,23 @@ def _register_program(c: Converter) -> None:
     c.register_structure_hook(LibraryStep, lambda value, kind: library(_with_function(value), kind))
     c.register_structure_hook(Program, lambda value, kind: program(_with_function(value, "main"), kind))
     made(Compiled, step=step)
-    made(
-        CpuCode,
-        omit="_library",
-        steps=lambda items: {id(x.step): x for x in c.structure(items, tuple[Compiled, ...])},
-        segments=lambda runs: [[step(name) for name in run] for run in c.structure(runs, list[list[str]])],
-        files=lambda files: [(name, force(t)) for name, t in c.structure(files, tuple[tuple[str, Text], ...])],
-    )
+    made(LaunchStep, step=step)
+
+    def by_step(kind: Any) -> Callable[[Any], Any]:
+        def keyed(items: Any) -> dict[int, Any]:
+            steps: Any = c.structure(items, GenericAlias(tuple, (kind, ...)))  # type: ignore[arg-type]
+            return {id(x.step): x for x in steps}
+
+        return keyed
+
+    def runs(found: Any) -> list[list[KernelStep]]:
+        return [[step(name) for name in run] for run in c.structure(found, list[list[str]])]
+
+    def files(found: Any) -> list[tuple[str, str]]:
+        return [(name, force(text)) for name, text in c.structure(found, tuple[tuple[str, Text], ...])]
+
+    made(CpuCode, omit="_library", steps=by_step(Compiled), segments=runs, files=files)
+    made(LaunchCode, steps=by_step(LaunchStep), files=files)
 
 
 def _object_hook(cls: type[Any], c: Converter, **changes: Any) -> Callable[[Any, Any], Any]:
@@ -231,14 +256,14 @@ def _with_function(value: Any, name: str = "") -> dict[str, Any]:
     return {**data, "function": name or data.get("name")}
 
 
-def _step(value: Any, c: Converter) -> Step:
+def _one_of(classes: Mapping[str, Any], value: Any, c: Converter) -> Any:
+    """A step, or code, which say of which kind they are."""
     data = dict(_strict(value, dict))
     kind = data.pop(_KIND, None)
-    if not isinstance(kind, str) or kind not in _STEPS:
-        raise ArtifactError(f"expected a kind of step ({', '.join(_STEPS)}), got {shown(kind)}")
-    cls: Any = _STEPS[kind]
-    found: Step = c.structure(data, cls)
-    return found
+    if not isinstance(kind, str) or kind not in classes:
+        what = "step" if classes is _STEPS else "code"
+        raise ArtifactError(f"expected a kind of {what} ({', '.join(classes)}), got {shown(kind)}")
+    return c.structure(data, classes[kind])
 
 
 def _type_from_data(value: Any, kind: Any) -> Type:
@@ -300,6 +325,10 @@ def _short(text: str, limit: int = 300) -> str:
 
 def _is_step(kind: Any) -> bool:
     return bool(kind == Step)
+
+
+def _is_code(kind: Any) -> bool:
+    return bool(kind == SavedCode)
 
 
 def _is_sequence(kind: Any) -> bool:

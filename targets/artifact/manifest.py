@@ -1,6 +1,6 @@
 """What a file says of a module, as classes; convert.py turns them into plain data for JSON, and back."""
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy.typing as npt
 from attrs import frozen
@@ -8,16 +8,20 @@ from attrs import frozen
 from ...ir.deferred import Deferred
 from ..cpu import CpuCode
 from ..explain import Choice
+from ..launched.code import LaunchCode
 from ..memory import Arena
 from ..program import Program
 
 FORMAT = "fusewire module"
-VERSION = 3
+VERSION = 5
 """Counts up with every change to what files hold; only files of this version are read."""
 
 MANIFEST, MANIFEST_HASH = "manifest.json", "manifest.sha256"
 WEIGHTS = "weights"
 """The folder of the tensors' bytes, and of nothing else."""
+
+SavedCode: TypeAlias = CpuCode | LaunchCode
+"""The code that files can hold."""
 
 LARGEST = 1 << 23
 """Bytes of the manifest, and of the text of a module, at most: enough for some thousand kernels, and quickly read."""
@@ -94,7 +98,7 @@ class Stored:
     target: str
     threads: int
     program: Program
-    code: CpuCode
+    code: SavedCode
     arena: Arena
     choices: tuple[Choice, ...]
     ir_mod: ModuleText

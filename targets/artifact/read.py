@@ -24,13 +24,15 @@ from ...ir.deferred import Deferred
 from ...ir.errors import ArtifactError, FusewireError, TypeInferenceError
 from ...ir.expr import Function
 from ...ir.types import TensorType, numpy_dtype
+from ..backends import BACKENDS
 from ..build import CompiledModule, make_runnable, params_of, threads_for
+from ..cpu import CpuCode
 from ..cpuinfo import cpu_features, isa_for, usable_cores
 from ..program import KernelStep, LibraryStep, Program, make_program
 from ..runnable import Runnable
 from ..target import Target
-from .container import ALIGN, read_archive
-from .convert import shown, structured, structurer
+from .container import ALIGN, forget, hash_and_forget, read_archive
+from .convert import kind_of, shown, structured, structurer
 from .manifest import FORMAT, LARGEST, MANIFEST, MANIFEST_HASH, VERSION, WEIGHTS, Manifest, Stored, Tensor
 from .report import StoredReport
 from .text import module_from_text
@@ -137,9 +139,10 @@ def _verify(manifest: Manifest, members: Mapping[str, memoryview], weights: bool
             raise ArtifactError(f"member {name!r} has {members[name].nbytes} bytes, expected {member.size}")
     names = [name for name in manifest.members if weights or not name.startswith(f"{WEIGHTS}/")]
     with ThreadPoolExecutor(usable_cores()) as pool:
-        for name, digest in zip(names, pool.map(lambda name: _hash(members[name]), names), strict=True):
+        for name, digest in zip(names, pool.map(lambda name: hash_and_forget(members[name]), names), strict=True):
             if digest != manifest.members[name].sha256:
                 raise ArtifactError(f"member {name!r} is damaged: its hash differs")
+    forget(members[MANIFEST])
 
 
 def _array(tensor: Tensor, members: Mapping[str, memoryview]) -> npt.NDArray[Any]:
@@ -221,26 +224,29 @@ class _Unpacker:
 def _assembled(stored: Stored, version: str, unpacker: _Unpacker) -> CompiledModule:
     """The module, with its own kernels or with new ones; `version` is that of the fusewire that saved it."""
     target = Target.stored(stored.target)
-    if target.kind != "cpu":
-        raise ArtifactError(f"it was built for target '{target}', which no module can be built for")
+    if target.kind not in BACKENDS or BACKENDS[target.kind].source != kind_of(stored.code):
+        raise ArtifactError(f"it was built for target '{target}', for which no module has {kind_of(stored.code)} code")
     before = unpacker.later(lambda: module_from_text(stored.ir_mod))
     after = unpacker.later(lambda: module_from_text(stored.fused_mod))
     unpacker.functions = unpacker.later(lambda: _functions(stored, after.get()["main"]))
-    report = StoredReport(target.kind, (), (), {choice.step: choice for choice in stored.choices})
+    report = StoredReport(
+        target.kind, (), (), {choice.step: choice for choice in stored.choices}, precision=target.precision or "float32"
+    )
     reason = _why_anew(stored, target, version)
     if reason:
         _log.info("%s: making the kernels anew, since %s", unpacker.path, reason)
         runnable = make_runnable(after.get()["main"], target, report, stored.name)
     else:
         # The flags are this machine's: nobody's compiler is called with what stands in a file.
-        stored.code.isa = attrs.evolve(stored.code.isa, cflags=isa_for(target).cflags)
+        if isinstance(stored.code, CpuCode):
+            stored.code.isa = attrs.evolve(stored.code.isa, cflags=isa_for(target).cflags)
         runnable = Runnable(stored.program, stored.code, stored.arena, threads_for(target), report)
     return CompiledModule(target, before, after, params_of(runnable.program), runnable, stored.name)
 
 
 def _why_anew(stored: Stored, target: Target, version: str) -> str:
     """Why the stored kernels cannot be used and new ones must be made; empty if they can, or must not be replaced."""
-    missing = cpu_features().missing(stored.code.isa)
+    missing = cpu_features().missing(stored.code.isa) if isinstance(stored.code, CpuCode) else ()
     if missing and target.mcpu in (None, "native") and not (target.mattr or target.mtriple):
         return f"they need {', '.join(missing)}, which this processor does not have"
     if agrees(stored.program, stored.code):

@@ -45,7 +45,8 @@ class StoredReport(Report):
         compiled = code.of(step)
         generated = {c.name for c in compiled.candidates}
         refused = [c for c in stored.candidates if c.name not in generated]
-        return Choice(step.name, stored.ops, compiled.implementation, (*refused, *compiled.candidates))
+        candidates = (*refused, *compiled.candidates)
+        return Choice(step.name, stored.ops, compiled.implementation, candidates, stored.between)
 
     def _found(self, step: LibraryStep) -> tuple[Library, Rule]:
         name = str(step.function.attrs["Compiler"])

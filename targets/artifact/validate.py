@@ -11,11 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from ...ir.errors import ArtifactError
 from ...ir.index import INF
 from ...ir.types import TensorType, tensors_of
-from ..cpu import CpuCode, fingerprint, segments_of
+from ..cpu import Compiled, CpuCode, fingerprint, segments_of
+from ..launched.code import LaunchCode, LaunchStep
+from ..launched.code import fingerprint as launch_fingerprint
 from ..memory import ALIGN, Arena, blocks, lifetimes
 from ..program import BranchStep, CopyStep, KernelStep, LibraryStep, Program, Step
 from .convert import shown
-from .manifest import Stored
+from .manifest import SavedCode, Stored
 
 RUNTIME_MARK = b"fw_team_create"
 """The name of a function that the thread team's object has."""
@@ -32,15 +34,17 @@ def check_stored(stored: Stored) -> None:
     _check(stored.threads >= 1, f"it runs on {stored.threads} threads")
     _check_tensors(program)
     _check_steps(program)
-    _check_arena(program, stored.arena)
+    _check_arena(program, stored.arena, LaunchCode.ALIGN if isinstance(stored.code, LaunchCode) else ALIGN)
     _check_code(program, stored.code)
     names = [step.name for step in program.leaf_steps()]
     _check(len(set(names)) == len(names), "two steps have the same name")
     _check([choice.step for choice in stored.choices] == names, "its choices are not those of its steps")
 
 
-def agrees(program: Program, code: CpuCode) -> bool:
-    """Whether the C text, and the objects that came with it, were made for just this program."""
+def agrees(program: Program, code: SavedCode) -> bool:
+    """Whether the sources, and the objects that came with them, were made for just this program."""
+    if isinstance(code, LaunchCode):
+        return code.mark == launch_fingerprint(program, code)
     mark = fingerprint(program, code.steps.values(), code.packed)
     objects = code.objects
     compiled = objects is None or (mark.encode() in objects.kernels.data and RUNTIME_MARK in objects.runtime.data)
@@ -139,19 +143,19 @@ def _write(program: Program, slots: Sequence[int], have: set[int], who: str) -> 
     _check(len(set(slots)) == len(slots), f"{who} writes a slot twice")
 
 
-def _check_arena(program: Program, arena: Arena) -> None:
+def _check_arena(program: Program, arena: Arena, align: int) -> None:
     """Intermediate tensors have places in the arena that do not overlap while they are alive."""
     alive = lifetimes(program)
     _check(arena.offsets.keys() == alive.keys(), "the arena does not hold just the intermediate tensors")
     _check_shared(program, arena, alive)
     found, leader = blocks(program, arena.shared)
     for slot, at in arena.offsets.items():
-        _check(at >= 0 and at % ALIGN == 0, f"slot {slot} is at byte {at} of the arena")
+        _check(at >= 0 and at % align == 0, f"slot {slot} is at byte {at} of the arena")
         end = at + max(program.slots[slot].nbytes, 1)
         _check(end <= arena.size, f"slot {slot} ends at byte {end} of an arena of {arena.size}")
         _check(at == arena.offsets[leader[slot]], f"slot {slot} is not where the slot is that it takes over")
     ends = {slot: arena.offsets[slot] + max(program.slots[slot].nbytes, 1) for slot in found}
-    _check(0 <= arena.size < max(ends.values(), default=1 - ALIGN) + ALIGN, f"the arena has {arena.size} bytes")
+    _check(0 <= arena.size < max(ends.values(), default=1 - align) + align, f"the arena has {arena.size} bytes")
     busy: list[tuple[int, int]] = []  # slots alive by offset
     leaving: list[tuple[int, int]] = []  # and by their last step
     for slot in sorted(found, key=lambda slot: (found[slot].first, found[slot].last)):
@@ -180,18 +184,24 @@ def _check_shared(program: Program, arena: Arena, alive: Mapping[int, tuple[int,
         _check(written and dies and same, f"slot {slot} cannot take over the memory of slot {other}")
 
 
-def _check_code(program: Program, code: CpuCode) -> None:
+def _check_code(program: Program, code: SavedCode) -> None:
     kernels = [step for step in program.leaf_steps() if isinstance(step, KernelStep)]
     _check([id(step) for step in kernels] == [*code.steps], "the kernels are not those of the steps")
-    runs = segments_of(program.steps)
-    _check([[id(s) for s in run] for run in runs] == [[id(s) for s in run] for run in code.segments], "wrong segments")
     first = len(program.slots)
     _check([*code.packed] == [*range(first, first + len(code.packed))], "packed constants have wrong numbers")
-    for step, compiled in zip(kernels, code.steps.values(), strict=True):
+    made: Sequence[Compiled | LaunchStep] = [*code.steps.values()]
+    for step, compiled in zip(kernels, made, strict=True):
         same = len(compiled.inputs) == len(step.inputs)
         for own, slot in zip(compiled.inputs, step.inputs, strict=False):
             same &= own == slot or (own in code.packed and slot in program.constants)
         _check(same, f"step {step.name!r} and its kernel have different inputs")
+    if isinstance(code, CpuCode):
+        _check_cpu(program, code)
+
+
+def _check_cpu(program: Program, code: CpuCode) -> None:
+    runs = segments_of(program.steps)
+    _check([[id(s) for s in run] for run in runs] == [[id(s) for s in run] for run in code.segments], "wrong segments")
     for size in ("thread_bytes", "team_bytes"):
         wanted = [getattr(compiled, size) for compiled in code.steps.values()]
         _check(min(wanted, default=0) >= 0 and getattr(code, size) == max(wanted, default=0), f"wrong {size}")

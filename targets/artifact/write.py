@@ -20,11 +20,26 @@ from ..cpu import CpuCode, Objects
 from ..cpuinfo import cpu_features
 from .container import write_archive
 from .convert import unstructurer
-from .manifest import FORMAT, LARGEST, MANIFEST, MANIFEST_HASH, VERSION, WEIGHTS, Manifest, Member, Stored, Tensor
+from .manifest import (
+    FORMAT,
+    LARGEST,
+    MANIFEST,
+    MANIFEST_HASH,
+    VERSION,
+    WEIGHTS,
+    Manifest,
+    Member,
+    SavedCode,
+    Stored,
+    Tensor,
+)
 from .text import module_to_text
 
 if TYPE_CHECKING:
     from ..build import CompiledModule
+
+SUFFIX = {"c": "c"}
+"""How sources are called, by their folder."""
 
 _log = logging.getLogger("fusewire")
 
@@ -61,9 +76,11 @@ def save(lib: "CompiledModule", path: str | os.PathLike[str]) -> None:
 
 
 def _stored(lib: "CompiledModule") -> Stored:
-    if not isinstance(lib.runnable.code, CpuCode):
-        raise ArtifactError(f"a module for target '{lib.target}' cannot be saved yet; only those for cpu can")
-    code = attrs.evolve(lib.code, objects=_objects(lib)) if lib.code.files else lib.code
+    code = lib.runnable.code
+    if not isinstance(code, SavedCode):
+        raise ArtifactError(f"a module for target '{lib.target}' cannot be saved")
+    if isinstance(code, CpuCode) and code.files:
+        code = attrs.evolve(code, objects=_objects(lib))
     before, after = module_to_text(lib.ir_mod), module_to_text(lib.fused_mod)
     choices = lib.explain().choices
     return Stored(lib.name, str(lib.target), lib.threads, lib.program, code, lib.arena, choices, before, after)
@@ -103,7 +120,7 @@ class _Packer:
 
     def text(self, folder: str, text: str) -> str:
         """The member that holds a text."""
-        return self._add(folder, "txt" if folder != "c" else "c", memoryview(text.encode()))
+        return self._add(folder, SUFFIX.get(folder, "txt"), memoryview(text.encode()))
 
     def data(self, data: bytes) -> str:
         """The member that holds a compiled object."""
