@@ -10,16 +10,25 @@ from .cpu import cpu_code
 from .cpu import generate as generate_c
 from .cpuengine import CpuEngine
 from .cpuinfo import Isa, cpu_features, isa_for
+from .cuda.device import count as cuda_count
+from .cuda.device import cuda_device
+from .cuda.dialect import CUDA, CUDA_WIDE
+from .cuda.tensor import UNITS
 from .device import Device
 from .engine import Engine
 from .generate import Decide
+from .launched.code import LaunchCode
+from .launched.engine import LaunchEngine
+from .launched.gpu import GpuKind
 from .memory import Arena, plan
-from .opencl.code import OpenclCode
-from .opencl.code import generate as generate_opencl
-from .opencl.code import isa_for as opencl_isa_for
-from .opencl.engine import OpenclEngine
+from .opencl.kernels import generate as generate_opencl
+from .opencl.kernels import isa_for as opencl_isa_for
+from .opencl.queue import opencl_queue
 from .opencl.selftest import chosen_device
 from .program import Program
+from .rocm.device import count as rocm_count
+from .rocm.device import rocm_device
+from .rocm.dialect import HIP, HIP_WIDE
 from .runnable import Runnable
 from .target import Target
 
@@ -57,16 +66,34 @@ def _check_cpu(code: Code, target: Target, device: Device) -> Device:
     return device
 
 
-def _plan_opencl(program: Program, code: Code) -> Arena:
+def _opencl_engine(lib: Runnable, device: Device) -> Engine:
+    return LaunchEngine(lib, opencl_queue(device.index))
+
+
+def _plan_launched(program: Program, code: Code) -> Arena:
     # Parts of a buffer start where the device wants it, and a kernel's arguments must not overlap.
-    return plan(program, align=OpenclCode.ALIGN)
+    return plan(program, align=LaunchCode.ALIGN)
+
+
+GPU_KINDS = {
+    gpu.kind: gpu
+    for gpu in (
+        GpuKind("cuda", CUDA, CUDA_WIDE, 48 << 10, UNITS, cuda_count, cuda_device),
+        GpuKind("rocm", HIP, HIP_WIDE, 64 << 10, {}, rocm_count, rocm_device),
+    )
+}
+
+
+def _gpu(gpu: GpuKind) -> Backend:
+    return Backend(gpu.kind, gpu.narrow.name.lower(), gpu.isa_for, gpu.generate, _plan_launched, gpu.check, gpu.engine)
 
 
 BACKENDS = {
     backend.kind: backend
     for backend in (
         Backend("cpu", "c", isa_for, generate_c, _plan_cpu, _check_cpu, lambda lib, device: CpuEngine(lib)),
-        Backend("opencl", "opencl", opencl_isa_for, generate_opencl, _plan_opencl, chosen_device, OpenclEngine),
+        Backend("opencl", "opencl", opencl_isa_for, generate_opencl, _plan_launched, chosen_device, _opencl_engine),
+        *map(_gpu, GPU_KINDS.values()),
     )
 }
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from ..fuse.inline import bind_params, bind_shapes, inline, typed
 from ..fuse.library import Library
 from ..fuse.partition import Decision
 from ..fuse.pipeline import pipeline
-from ..fuse.transform import FuseOps, Sequential
+from ..fuse.transform import FuseOps, FuseStages, Sequential
 from ..ir.deferred import Deferred, force
 from ..ir.errors import FusewireError, RuntimeInputError, TargetError
 from ..ir.expr import Expr, Function
@@ -33,6 +34,7 @@ from .locks import Lock
 from .memory import Arena
 from .program import KernelStep, LibraryStep, Program, make_program
 from .runnable import Factory, Runnable
+from .schedules.conv_depthwise import joins
 from .target import Target
 from .tuning.auto import build_auto
 from .tuning.decide import decide_by
@@ -271,8 +273,6 @@ def build(
         raise FusewireError(f"build takes an IRModule, a Function or an expression, got a {type(mod).__name__}")
     where = Target(target)
     isa = backend_of(where.kind).isa(where)
-    if where.precision not in (None, "float32") and where.kind != "cpu":
-        raise TargetError(f"target '{where}': -precision={where.precision} is not there yet; leave it out")
     if where.precision == "float16" and not isa.float16_loads:
         need = "no instruction that converts float16 (F16C on x86); there are float32 and bfloat16"
         raise TargetError(f"target '{where}': -precision=float16: the processor has {need}")
@@ -298,23 +298,27 @@ def _assemble(
     """Compile a typed function without free names, with just these libraries."""
     decisions: list[Decision] = []
     strict = where.strict and not where.libs_auto
+    isa = backend_of(where.kind).isa(where)
     passes = pipeline(
         libraries,
         decisions,
         post_ops=where.postops is None,
-        vector_bytes=backend_of(where.kind).isa(where).vector_bytes,
-        precision=where.precision or "float32",
+        vector_bytes=isa.block_bytes,
+        # TF32 is how units for matrices read float32: nothing changes in the graph.
+        precision="float32" if where.precision in (None, "tf32") else where.precision,
         strict=strict,
         fuse=False,
     )
     plain = passes(IRModule({"main": main}))
-    fused = Sequential([FuseOps()])(plain)  # Sequential, so that disabled_pass can leave it out
+    stages = FuseStages(partial(joins, isa=isa))
+    fused = Sequential([FuseOps(), stages])(plain)  # Sequential, so that disabled_pass can leave them out
     if not where.libs_auto:
         warn_unused(libraries, decisions)
-    report = Report(where.kind, libraries, decisions)
+    report = Report(where.kind, libraries, decisions, precision=where.precision or "float32")
     runnable = make_runnable(fused["main"], where, report, mod_name, store)
     report.log_library_steps(runnable.program)
-    if where.precision not in (None, "float32") and (used := report.used(runnable.program)):
+    used = [library for library in report.used(runnable.program) if where.precision not in library.precisions]
+    if where.precision not in (None, "float32") and used:
         names = ", ".join(library.name for library in used)
         _log.warning("-precision=%s does not reach what %s took: libraries compute in the graph's types",
                      where.precision, names)  # fmt: skip
@@ -328,9 +332,8 @@ def make_runnable(
     program = make_program(fused, mod_name)
     backend = backend_of(target.kind)
     threads, isa = threads_for(target), backend.isa(target)
-    # Tuning measures the C code so far: what it found is for cpu.
-    tuned = records if target.kind == "cpu" else None
-    code = backend.generate(program, isa, threads, decide_by(tuned, isa, threads) if tuned is not None else no_decision)
+    decide = decide_by(records, target, isa, threads) if records is not None else no_decision
+    code = backend.generate(program, isa, threads, decide)
     return Runnable(program, code, backend.plan(program, code), threads, report)
 
 

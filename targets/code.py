@@ -1,4 +1,4 @@
-"""Generated code as the rest of the house sees it, whatever the target: `CpuCode`, `OpenclCode`."""
+"""Generated code as the rest of the house sees it, whatever the target: `CpuCode`, `LaunchCode`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol

@@ -196,7 +196,7 @@ def generate(program: Program, isa: Isa, threads: int, decide: Decide = no_decis
     return maker.finish()
 
 
-def _written(finished: Kernel) -> KernelText:
+def _written(finished: Kernel, group: int) -> KernelText:
     emitter = Emitter(Prelude(C))
     text = emitter.kernel(finished)
     return KernelText(

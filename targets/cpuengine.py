@@ -8,7 +8,7 @@ import numpy as np
 
 from .cpu import Call, CpuCode, cpu_code
 from .engine import Action, Array, in_runs
-from .host import aligned, check_memory, view
+from .host import SMALL, aligned, at_line, check_memory, view
 from .program import BranchStep, CopyStep, KernelStep, LibraryStep, Step
 from .runnable import Runnable
 from .team import ThreadTeam
@@ -30,7 +30,8 @@ class CpuEngine:
         for slot, offset in arena.offsets.items():
             self._arrays[slot] = view(self._arena, offset, program.slots[slot])
         for slot, array in {**program.constants, **code.packed}.items():
-            self._arrays[slot] = array
+            # Shifts and scales are copied to where vectors begin; what is large stays shared between modules.
+            self._arrays[slot] = at_line(array) if array.nbytes < SMALL else array
         for slot in fixed:
             type_ = program.slots[slot]
             self._arrays[slot] = view(aligned(type_.nbytes), 0, type_)
@@ -61,9 +62,9 @@ class CpuEngine:
                 self._arrays[shown_as] = array.reshape(self.lib.program.slots[shown_as].static_shape)
                 self._point(shown_as)
 
-    def takes(self, value: Any) -> bool:
+    def adopted(self, value: Any) -> Any | None:
         """Nothing but NumPy arrays."""
-        return False
+        return None
 
     def write(self, slot: int, array: Array) -> None:
         """Copy an array into an input."""
@@ -85,6 +86,10 @@ class CpuEngine:
 
     def wait(self) -> None:
         """Nothing runs on."""
+
+    def array(self, slot: int) -> Any:
+        """A tensor where it lies."""
+        return self.read(slot)
 
     def compile(self, steps: Sequence[Step]) -> list[Action]:
         """Runs of kernel steps are one call into C."""

@@ -74,6 +74,30 @@ class CpuFeatures:
 
 
 @frozen
+class DeviceProfile:
+    """What schedules for work-groups must know of a device.
+
+    Attributes:
+        kind: `gpu`; or `cpu`, where such kernels run, but kernels for a team, cut into launches, are faster.
+        local_bytes: memory that the items of a group can share.
+        max_group: items in a group at most.
+        warp: items that run in lockstep (32 in a warp, 64 in a wavefront).
+        matrix: the types in which units for matrices may take the factors of float32 products: float32 (rounded to
+            TF32), float16, bfloat16.
+        plain: whether channels are best left where the graph has them; else they are put into blocks of a vector.
+        exchange: whether items exchange values without memory.
+    """
+
+    kind: str = "cpu"
+    local_bytes: int = 32768
+    max_group: int = 256
+    warp: int = 1
+    matrix: tuple[str, ...] = ()
+    plain: bool = False
+    exchange: bool = False
+
+
+@frozen
 class Isa:
     """What a kernel is compiled for.
 
@@ -83,6 +107,7 @@ class Isa:
         registers: architectural vector registers.
         cflags: the compiler flags that select it.
         requires: features that a processor must have to run the code.
+        device: the device that runs launches, where kernels are launches and no functions for a team.
 
     """
 
@@ -91,6 +116,17 @@ class Isa:
     registers: int
     cflags: tuple[str, ...]
     requires: tuple[str, ...] = ()
+    device: DeviceProfile | None = None
+
+    @property
+    def gpu(self) -> bool:
+        """Whether kernels for work-groups are what the device is made for."""
+        return self.device is not None and self.device.kind == "gpu"
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of the vectors that layouts have blocks for; 0: layouts stay as they are."""
+        return 0 if self.device is not None and self.device.plain else self.vector_bytes
 
     @property
     def bfloat16_dot(self) -> bool:
@@ -192,6 +228,9 @@ def _x86(target: Target, mcpu: str | None) -> Isa:
     if width == 64:
         # Left alone, gcc and clang vectorise plain loops 32 bytes wide on most AVX-512 processors.
         flags.append("-mprefer-vector-width=512")
+        # Tuned for AMD's processors, or for none, gcc reads a vector again at each use to save a register. A core reads
+        # one such vector a cycle, so that multiply-adds wait.
+        flags.append("-mtune=skylake-avx512")
     name = {64: "avx512", 32: "avx2", 16: "sse"}[width]
     return Isa(name, width, 32 if width == 64 else 16, tuple(flags), tuple(sorted(features)))
 

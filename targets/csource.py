@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Collection, Sequence
 
-from attrs import define, field, frozen
+from attrs import define, field
 
 from ..ir.errors import VerifyError
 from ..ir.index import FloorDiv, Index, IndexVar, Mod, ValueAtom
@@ -20,8 +20,10 @@ from ..ir.loops import Alloc, Barrier, For, If, Kernel, Prefetch, Stmt, Store
 from ..ir.scalar import SHUFFLES, SMALL_FLOATS, Apply, Buffer, Const, Load, Scalar, Value, is_float, operands_of
 from .dialects import Dialect
 from .launches import PRIVATE_BYTES, Launch
-from .prelude import Prelude, literal, short_name, width
-from .prove import proven_inside
+from .launchtext import LaunchHead, counter_line, group_lines
+from .matrixtext import async_copy, matrix_product, product_call
+from .prelude import Prelude, literal, short_name, stepping_stones, width
+from .prove import alignment, proven_inside
 from .rewrite import all_values, values_of, walk
 
 
@@ -42,18 +44,6 @@ class _Scope:
         return None
 
 
-@frozen(eq=False)
-class LaunchHead:
-    """A printed launch: its text; which buffers and variables it takes, in this order, with the scratch of work-items
-    between them if it has any; and the bytes of that for one work-item.
-    """
-
-    text: str
-    buffers: tuple[Buffer, ...]
-    variables: tuple[IndexVar, ...]
-    thread_bytes: int
-
-
 @define
 class Emitter:
     """Prints kernels of one source file; `prelude` collects what they need."""
@@ -66,6 +56,7 @@ class Emitter:
     _fragile: dict[int, bool] = field(factory=dict)
     _keep: list[Scalar] = field(factory=list)
     _scalars: set[Buffer] = field(factory=set)
+    _copies: bool = False
 
     @property
     def dialect(self) -> Dialect:
@@ -95,27 +86,42 @@ class Emitter:
         Afterwards `thread_bytes` is the scratch of one work-item.
         """
         self.thread_bytes = self.team_bytes = 0
-        scope, words, first = _Scope(None), self.dialect.launch, 0
-        for loop in launch.loops:
-            facts = {"v": loop.var.name, "n": loop.extent, "first": first, "end": first + loop.extent}
-            inner = _Scope(scope)
-            if not launch.shared:
-                inner.lines.append(words["counter"].format(v=loop.var.name, value=f"fw_item - {first}"))
-                first += loop.extent
-            self.block(loop.body, inner)
-            scope.lines += [self.dialect.loops[loop.kind].format(**facts) + " {", *("  " + x for x in inner.lines), "}"]
+        scope, words = _Scope(None), self.dialect.launch
+        self._copies = bool(self.dialect.copy) and any(async_copy(stmt) for stmt in walk(launch.body))
+        if launch.nest:
+            # Local arrays must stand in the outermost scope, so work-items have no braces around them.
+            scope.lines += group_lines(launch.nest, self.prelude)
+            self.block(launch.nest.body, scope)
+        else:
+            self._items(launch, scope)
         used = set(re.findall(r"\w+", " ".join(scope.lines)))
         given = [b for b in buffers if b.name in used]
         params = [self._param(b, b in inputs) for b in given]
-        head = [words["item"], *([words["items"]] if launch.shared else [])]
+        if self.thread_bytes:
+            used.add("fw_item")
+        head = [words[name] for name in ("item", "items", "group", "local_item") if f"fw_{name}" in used]
         if self.thread_bytes:
             params.append(words["scratch"])
             head.append(words["own"].format(bytes=self.thread_bytes))
         variables = [v for v in launch.variables if v.name in used]
         params += [words["variable"].format(v=v.name) for v in variables]
         lines = "\n".join("  " + line for line in (*head, *scope.lines))
-        text = f"{self.dialect.kernel.format(name=name, params=', '.join(params))}\n{{\n{lines}\n}}\n"
+        size = str(launch.group) if launch.nest else words["group_size"]
+        start = self.dialect.kernel.format(name=name, params=", ".join(params), group=size)
+        text = f"{start}\n{{\n{lines}\n}}\n"
         return LaunchHead(text, tuple(given), tuple(variables), self.thread_bytes)
+
+    def _items(self, launch: Launch, scope: _Scope) -> None:
+        """Loops whose iterations are work-items."""
+        first = 0
+        for loop in launch.loops:
+            facts = {"v": loop.var.name, "n": loop.extent, "first": first, "end": first + loop.extent}
+            inner = _Scope(scope)
+            if not launch.shared:
+                inner.lines.append(counter_line(self.dialect, loop, f"fw_item - {first}"))
+                first += loop.extent
+            self.block(loop.body, inner)
+            scope.lines += [self.dialect.loops[loop.kind].format(**facts) + " {", *("  " + x for x in inner.lines), "}"]
 
     def _param(self, buffer: Buffer, constant: bool, position: int = 0) -> str:
         ctype, const = self.prelude.type(buffer.dtype, storage=True), "const " if constant else ""
@@ -165,10 +171,11 @@ class Emitter:
                         self._nested(orelse, scope)
                     scope.lines.append("}")
                 case Barrier(scope=kind):
-                    scope.lines.append(self.dialect.barriers[kind])
-                case Prefetch(buffer=buffer, index=index, level=level) if self.dialect.prefetch:
+                    late = kind == "local" and self._copies
+                    scope.lines.append(self.dialect.barriers["copied" if late else kind])
+                case Prefetch(buffer=buffer, index=index, level=level, write=write) if self.dialect.prefetch:
                     place = f"{buffer.name}[{self._index(buffer.offset(index), scope)}]"
-                    scope.lines.append(self.dialect.prefetch.format(place=place, near=4 - level))
+                    scope.lines.append(self.dialect.prefetch.format(place=place, near=4 - level, write=int(write)))
 
     def _nested(self, body: Sequence[Stmt], scope: _Scope) -> None:
         inner = _Scope(scope)
@@ -176,7 +183,11 @@ class Emitter:
         scope.lines += ["  " + line for line in inner.lines]
 
     def _loop(self, loop: For, scope: _Scope) -> None:
-        kind = "serial" if loop.kind in ("vectorised", "unrolled") else loop.kind
+        if loop.kind == "mma" and self.dialect.matrix:
+            scope.lines.append(product_call(matrix_product(loop), self.prelude, lambda i: self._index(i, scope)))
+            return
+        known = loop.kind in self.dialect.loops or loop.kind not in ("vectorised", "unrolled", "short", "mma")
+        kind = loop.kind if known else "serial"
         if kind not in self.dialect.loops:
             raise VerifyError(f"{self.dialect.name} has no {kind} loops")
         scope.lines.append(self.dialect.loops[kind].format(v=loop.var.name, n=loop.extent) + " {")
@@ -215,6 +226,13 @@ class Emitter:
         # Locals made for one statement must not outlive it: a later statement may see other memory.
         inner = _Scope(scope)
         self._count_uses(stmt.value, *stmt.index)
+        if self._copies and (copy := async_copy(stmt)):
+            cond = self._value(copy.cond, inner)
+            places = [f"&{b.name}[{self._index(b.offset(i), inner)}]" for b, i in copy.ends]
+            self.prelude.helper("fw_copy", self.dialect.copy)
+            inner.lines.append(f"fw_copy<{copy.nbytes}>({places[0]}, {places[1]}, {cond});")
+            scope.lines += ["{", *("  " + line for line in inner.lines), "}"] if inner.lines[1:] else inner.lines
+            return
         value = self._value(stmt.value, inner)
         buffer, lanes = stmt.buffer, stmt.value.lanes
         offset = buffer.offset(stmt.index)
@@ -225,8 +243,7 @@ class Emitter:
             if buffer.lanes == 1 and lanes > 1:
                 if buffer.dtype == "bool":
                     value = self._convert(f"{value} & 1", "uint8", lanes)
-                ctype = self.prelude.type(buffer.dtype, lanes, storage=True)
-                inner.lines.append(self.dialect.store.format(t=ctype, place=place, value=value, lanes=lanes))
+                inner.lines.append(self._vector(self.dialect.store, stmt, lanes, place, value))
             else:
                 inner.lines.append(f"{place} = {value};")
         if len(inner.lines) == 1:
@@ -343,9 +360,13 @@ class Emitter:
         place = f"{name}[{self._index(offset, scope)}]"
         if buffer.lanes > 1 or lanes == 1:
             return place
-        ctype = self.prelude.type(buffer.dtype, lanes, storage=True)
-        vector = self.dialect.load.format(t=ctype, place=place, lanes=lanes)
+        vector = self._vector(self.dialect.load, node, lanes, place)
         return f"({self._convert(vector, 'int32', lanes)} != 0)" if buffer.dtype == "bool" else vector
+
+    def _vector(self, template: str, access: Load | Store, lanes: int, place: str, value: str = "") -> str:
+        ctype = self.prelude.type(access.buffer.dtype, lanes, storage=True)
+        align = alignment(access.buffer, access.index, lanes)
+        return template.format(t=ctype, place=place, lanes=lanes, align=align, value=value)
 
     def _apply(self, node: Apply, args: list[str]) -> str:
         fn, dtype, lanes = node.fn, node.dtype, node.lanes
@@ -354,6 +375,8 @@ class Emitter:
         if fn == "iota":
             items = ", ".join(map(str, range(lanes)))
             return self.dialect.literal.format(t=self.prelude.type(dtype, lanes), items=items)
+        if fn == "async":
+            return args[0]
         if fn in SHUFFLES:
             return f"{self.prelude.shuffle(fn, dtype, lanes)}({', '.join(args)})"
         operand = node.args[0].dtype
@@ -435,7 +458,7 @@ class Emitter:
             value = value if lanes > 1 else f"(float){value}"
             return f"{self.prelude.function('store', dtype, lanes)}({value})"
         if lanes > 1:
-            for step in (*_stepping_stones(source, dtype), dtype):
+            for step in (*stepping_stones(source, dtype), dtype):
                 value = self._convert(value, step, lanes)
             return value
         return f"(({self.dialect.types[dtype]}){value})"
@@ -470,15 +493,3 @@ class Emitter:
         body = quotient if sign == "/" else "a % d + (a % d < 0 ? d : 0)"
         self.prelude.helper(helper, f"static inline int64_t {helper}(int64_t a, int64_t d) {{ return {body}; }}")
         return f"{helper}({inner}, {divisor})"
-
-
-def _stepping_stones(source: str, dtype: str) -> tuple[str, ...]:
-    """The types to convert vectors by way of: gcc 12 takes other conversions apart into scalars.
-
-    Integers double their width at each step, and floats are made of, and become, int32 first.
-    """
-    if source == "bool" or dtype == "bool":
-        return ()
-    wide: tuple[str, ...] = ("int16",) if width(source) == 1 and width(dtype) >= 4 else ()
-    small = min(width(source), width(dtype)) <= 2
-    return (*wide, "int32") if small and is_float(source) != is_float(dtype) else wide

@@ -34,9 +34,8 @@ def device(kind: str | Target = "cpu", index: int = 0) -> Device:
         DeviceNotFound: there is no device of this kind and number, or this version cannot run on it.
     """
     name = Target(kind).kind
-    if name not in ("cpu", "opencl"):
-        known = "cpu and opencl"
-        raise DeviceNotFound(f"no {name} device: this version of fusewire runs on {known} (got device({str(kind)!r}))")
+    if isinstance(index, bool) or not isinstance(index, int) or index < 0:
+        raise DeviceNotFound(f"a device has a number from 0 on, got {index!r}")
     if name == "cpu" and index != 0:
         raise DeviceNotFound(f"there is one cpu device, number 0; got number {index}")
     return Device(name, index)

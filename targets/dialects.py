@@ -3,13 +3,19 @@ is csource.py.
 
 In templates of functions, `@T` is the type, `@E` that of one lane, `@L` the number of lanes, `@I` the integer type of
 the same width, `@M` that of a comparison's result, `@W` and `@U` float32 and uint32 of as many lanes, `@B` its bits
-less one, `@N` the function's name, `@S` the suffix that names the type (f32, v16f32), `@F` the suffix of mathematical
-functions, `@f` that of numbers, `@A` one `a` for each lane. Other templates name what they want in braces.
+less one, `@Z` the bytes of all lanes, `@N` the function's name, `@S` the suffix that names the type (f32, v16f32), `@F`
+the suffix of mathematical functions, `@f` that of numbers, `@A` one `a` for each lane. Other templates name what they
+want in braces.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from attrs import field, frozen
+
+from .vectormath import ERF_F32, EXP_F32, TANH_F32, extreme, masked, ordered, vector_clamp, vector_select
+
+FUNCTION = "static inline"
+"""What functions are declared with in C and OpenCL."""
 
 
 @frozen
@@ -24,6 +30,7 @@ class Dialect:
         vector_type: its declaration; empty where the language knows it.
         vector_storage: its name where it stands in memory, at any address of an element.
         packed: dtypes that are held as they are stored, and converted by the functions load and store.
+        function: what functions are declared with; templates of them begin with what it is in C.
         loops: the head of a loop by kind, with {v} and {n}.
         infix: operators by function name.
         functions: definitions of functions that are not infix, by type and then by name. A type is a dtype, or its
@@ -34,16 +41,24 @@ class Dialect:
         numbers: "nan" and "inf" by dtype.
         convert, bitcast: a vector, and a scalar, {x} read from {source} as {t}; a `bitcast` of scalars may be a
             definition of the function {name}.
-        load, store: a vector in memory at {place}, of a type {t}.
+        load, store: a vector in memory at {place}, of a type {t}; it lies at a multiple of {align} bytes, as far as is
+            known.
         literal: a vector of numbers.
-        prefetch: fetches {place} into a cache, the first one where {near} is 3; empty: it is left out.
+        prefetch: fetches {place} into a cache, the first one where {near} is 3, to be written where {write} is 1;
+            empty: it is left out.
         array, scratch: declare {name} as a small array, and as memory at {place}.
         headers: text at the top of each file.
-        kernel, param: the head of a kernel, and how it gets its buffers.
+        kernel, param: the head of a kernel, for work-groups of {group}, and how it gets its buffers.
         shuffle: a function of two vectors that gives the lanes @P of them, counted through, or those called @Q.
         launch: for languages in which a kernel is one launch, what stands at its head: its "item", the number of
             "items", a "counter" {v} of a loop within it, which is {value}; and as parameters the "scratch" of
-            work-items and a "variable" {v}; "own" is the part of the scratch, of {bytes}, that a work-item has.
+            work-items and a "variable" {v}; "own" is the part of the scratch, of {bytes}, that a work-item has. For
+            kernels that are written for work-groups the number of its "group", and of the "local_item" in it, and how
+            a "local" array is declared; "group_size" is the size of the groups of other kernels.
+        barriers: statements by scope; "copied" is the local one where stores to local arrays may be under way.
+        copy: the function fw_copy<bytes>(to, from, whether: else zeros), which stores to local memory by the next
+            such barrier; empty: there is none.
+        matrix: functions for loops of kind "mma", by the type of the factors (see matrixtext.py).
     """
 
     name: str
@@ -74,6 +89,9 @@ class Dialect:
     shuffle: str
     barriers: Mapping[str, str] = field(factory=dict)
     launch: Mapping[str, str] = field(factory=dict)
+    function: str = FUNCTION
+    copy: str = ""
+    matrix: Mapping[str, str] = field(factory=dict)
 
 
 INFIX = {
@@ -92,80 +110,8 @@ def binary(expression: str) -> str:
     return f"static inline @T fw_@N_@S(@T a, @T b) {{ return {expression}; }}"
 
 
-def _vector_select(test: str, second: str = "@T") -> str:
-    """Take b in the lanes where `test` holds, else a, by masks: a loop over lanes would be taken apart into scalars."""
-    return (
-        f"static inline @T fw_@N_@S(@T a, {second} b) {{\n"
-        f"  @I m = {test};\n  return (@T)((m & (@I)((@T){{0}} + b)) | (~m & (@I)a));\n}}"
-    )
-
-
-def _vector_clamp(test: str, instruction: str) -> str:
-    """The same as one instruction of x86, which also gives its second operand, here a, where one is NaN."""
-    plain = _vector_select(test, "@E").split("{\n", 1)
-    return (
-        f"{plain[0]}{{\n#if defined(@G)\n  @T r, c = (@T){{0}} + b;\n"
-        f'  __asm__("{instruction}@P\\t%2, %1, %0" : "=v"(r) : "v"(c), "v"(a));\n  return r;\n#else\n'
-        f"{plain[1].removesuffix('}')}#endif\n}}"
-    )
-
-
 _LIBM = ("log", "log2", "log10", "sqrt", "tanh", "erf", "ceil", "floor", "trunc", "sin", "cos", "tan", "asin", "acos",
          "atan", "sinh", "cosh", "asinh", "acosh", "atanh", "exp")  # fmt: skip
-
-# Cephes' expf: reduce by multiples of ln 2 split in two parts, then a polynomial of degree 6. The power of two is
-# applied in two halves so that results near the ends of the range neither overflow early nor flush to zero.
-_EXP_F32 = """\
-static inline @T fw_exp_@S(@T a) {
-  @T x = fw_maxc_@S(fw_minc_@S(a, 89.0f), -104.0f);
-  @T z = x * 1.44269504088896341f + 12582912.0f;
-  @I n = fw_bits_@S(z) - 0x4b400000;
-  @T k = z - 12582912.0f;
-  @T r = x - k * 0.693359375f;
-  r = r - k * -2.12194440e-4f;
-  @T p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + (r + 1.0f);
-  @I h = n >> 1;
-  return p * fw_from_bits_@S((h + 127) << 23) * fw_from_bits_@S((n - h + 127) << 23);
-}"""
-
-
-def _odd_rational(name: str, end: float, above: Sequence[float], below: Sequence[float]) -> str:
-    """An odd function with limits -1 and 1 as `a * above(a * a) / below(a * a)`, lowest powers first.
-
-    From `end` on the function is 1 in float32. The coefficients are minimax fits of the relative error, found by
-    iteratively reweighted least squares.
-    """
-
-    def polynomial(variable: str, coefficients: Sequence[float]) -> list[str]:
-        *rest, last = coefficients
-        lines = [f"  @T {variable} = (@T){{0}} + {last!r}f;"]
-        return lines + [f"  {variable} = {variable} * t + {c!r}f;" for c in reversed(rest)]
-
-    return "\n".join([
-        f"static inline @T fw_{name}_@S(@T a) {{",
-        f"  @T x = fw_maxc_@S(fw_minc_@S(a, {end}f), -{end}f), t = x * x;",
-        *polynomial("p", above),
-        *polynomial("q", below),
-        "  return fw_maxc_@S(fw_minc_@S(x * p / q, 1.0f), -1.0f);\n}",
-    ])  # fmt: skip
-
-
-# Largest errors found (in units of the last place, over 2^23 random arguments): erf 5.8, tanh 4.8.
-_ERF_F32 = _odd_rational(
-    "erf", 3.92,
-    (1.128379226, 0.185137704, 5.424407497e-2, 3.838691395e-3, 3.767507733e-4, 4.608958534e-6, -1.279855333e-8),
-    (1.0, 0.4974074364, 0.1138745546, 1.543015707e-2, 1.301527838e-3, 6.239657523e-5),
-)  # fmt: skip
-_TANH_F32 = _odd_rational(
-    "tanh", 9.02,
-    (1.0, 0.136798948, 3.868301865e-3, 2.800692528e-5, 3.058370268e-8, -1.220246473e-11),
-    (1.0, 0.4701322615, 2.724574506e-2, 3.938584996e-4, 1.287328701e-6),
-)  # fmt: skip
 
 FLOAT_FUNCTIONS: dict[str, str] = {
     **{name: unary(f"{name}@F(a)") for name in _LIBM},
@@ -177,6 +123,8 @@ FLOAT_FUNCTIONS: dict[str, str] = {
     "div": binary("a / b"),
     "max": binary("(a > b || a != a) ? a : b"),
     "min": binary("(a < b || a != a) ? a : b"),
+    "max_else": binary("a > b ? a : b"),
+    "min_else": binary("a < b ? a : b"),
     # One comparison is enough where b is a constant that is not NaN: a NaN in a fails it and is kept.
     "maxc": binary("b > a ? b : a"),
     "minc": binary("b < a ? b : a"),
@@ -342,10 +290,10 @@ _VECTOR = {
     "@I k = __builtin_convertvector(m, @I); return (@T)((k & (@I)a) | (~k & (@I)b)); }",
 }
 _INT_CHOICES = {
-    "max": _vector_select("a < b"),
-    "min": _vector_select("a > b"),
-    "maxc": _vector_select("a < b", "@E"),
-    "minc": _vector_select("a > b", "@E"),
+    "max": vector_select("a < b"),
+    "min": vector_select("a > b"),
+    "maxc": vector_select("a < b", "@E"),
+    "minc": vector_select("a > b", "@E"),
 }
 
 C = Dialect(
@@ -379,17 +327,17 @@ C = Dialect(
         "uint": UINT_FUNCTIONS,
         "bool": BOOL_FUNCTIONS,
         "float32": {
-            "exp": _EXP_F32,
-            "erf": _ERF_F32,
-            "tanh": _TANH_F32,
+            "exp": EXP_F32,
+            "erf": ERF_F32,
+            "tanh": TANH_F32,
             "bits": "static inline int32_t fw_bits_f32(float a) { int32_t r; memcpy(&r, &a, 4); return r; }",
             "pair": _PAIR,
             "from_bits": "static inline float fw_from_bits_f32(int32_t a) { float r; memcpy(&r, &a, 4); return r; }",
         },
         "float32 vector": {
-            "exp": _EXP_F32,
-            "erf": _ERF_F32,
-            "tanh": _TANH_F32,
+            "exp": EXP_F32,
+            "erf": ERF_F32,
+            "tanh": TANH_F32,
             "sigmoid": FLOAT_FUNCTIONS["sigmoid"],
             "bits": "static inline @I fw_bits_@S(@T a) { return (@I)a; }",
             "from_bits": "static inline @T fw_from_bits_@S(@I a) { return (@T)a; }",
@@ -397,10 +345,12 @@ C = Dialect(
         },
         "float vector": {
             **_VECTOR,
-            "maxc": _vector_clamp("a < b", "vmax"),
-            "minc": _vector_clamp("a > b", "vmin"),
-            "max": _vector_select("(a <= b) | (b != b)"),
-            "min": _vector_select("(a >= b) | (b != b)"),
+            "maxc": vector_clamp("a < b", "vmax"),
+            "minc": vector_clamp("a > b", "vmin"),
+            "max": extreme(masked("(a <= b) | (b != b)"), "vmax"),
+            "min": extreme(masked("(a >= b) | (b != b)"), "vmin"),
+            "max_else": ordered("a > b", "vmax"),
+            "min_else": ordered("a < b", "vmin"),
             "div": "static inline @T fw_div_@S(@T a, @T b) { return a / b; }",
             "fma": "static inline @T fw_fma_@S(@T a, @T b, @T c) { return a * b + c; }",
         },
@@ -434,7 +384,7 @@ static inline @T fw_@N_@S({params}) {{
     load="(*(const {t} *)&{place})",
     store="*({t} *)&{place} = {value};",
     literal="(({t}){{{items}}})",
-    prefetch="__builtin_prefetch(&{place}, 0, {near});",
+    prefetch="__builtin_prefetch(&{place}, {write}, {near});",
     array="{t} {name}[{n}] __attribute__((aligned(64)));",
     scratch="{t} *restrict {name} = ({t} *)({place});",
     headers="#include <math.h>\n#include <stdint.h>\n#include <string.h>\n",

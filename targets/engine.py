@@ -31,8 +31,8 @@ def in_runs(
 class Engine(Protocol):
     """Memory for the tensors of a program, and steps as functions to call."""
 
-    def takes(self, value: Any) -> bool:
-        """Whether `write` and `share` take an array of another kind than NumPy's, with a shape and a dtype."""
+    def adopted(self, value: Any) -> Any | None:
+        """An array of another kind than NumPy's as one that `write` and `share` take, with a shape and a dtype."""
         ...
 
     def write(self, slot: int, array: Any) -> None:
@@ -45,6 +45,10 @@ class Engine(Protocol):
 
     def read(self, slot: int) -> Array:
         """A tensor as it is just now: where it lies, or a copy where this process cannot see it."""
+        ...
+
+    def array(self, slot: int) -> Any:
+        """A tensor where it lies, as an array of the package that users of the device have; NumPy's on the host."""
         ...
 
     def compile(self, steps: Sequence[Step]) -> list[Action]:

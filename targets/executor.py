@@ -136,6 +136,18 @@ class GraphModule:
         Raises:
             RuntimeInputError: there is no such output, or `out` does not fit.
         """
+        return self._deliver(self._output(index), out)
+
+    def get_output_array(self, index: int = 0) -> Any:
+        """An output of the last run where it lies: on cuda an array of CuPy, which the next run overwrites.
+
+        Raises:
+            RuntimeInputError: there is no such output.
+        """
+        return self._engine.array(self._output(index))
+
+    def _output(self, index: int) -> int:
+        """The slot of an output."""
         outputs = self.lib.program.outputs
         if not isinstance(index, int | np.integer) or not 0 <= index < len(outputs):
             raise RuntimeInputError(
@@ -143,7 +155,7 @@ class GraphModule:
             )
         if not self._ran:
             raise RuntimeInputError("there are no outputs: call run() first, and it must succeed")
-        return self._deliver(outputs[index], out)
+        return outputs[index]
 
     def _deliver(self, slot: int, out: NDArray | None) -> NDArray:
         array = self._engine.read(slot)

@@ -3,16 +3,19 @@
 import logging
 from collections.abc import Sequence
 
-from attrs import asdict, frozen
+from attrs import asdict, field, frozen
 from tabulate import tabulate
 
+from ..fuse.fuse_stages import MIN_BYTES
 from ..fuse.library import Library, Rule
 from ..fuse.partition import Decision
 from ..ir.errors import FusewireError
 from ..ir.expr import Call, Expr, Function
+from ..ir.types import nbytes
 from ..ir.visitor import post_order
 from .code import Code
 from .implement import Candidate
+from .lower import anchors
 from .program import KernelStep, LibraryStep, Program
 
 _log = logging.getLogger("fusewire")
@@ -27,12 +30,14 @@ class Choice:
         ops: the operators it covers, first to last.
         chosen: the implementation that runs.
         candidates: everything that was considered; each with its priority, and the reason where it was refused.
+        between: bytes of the tensor between its two stages, where FuseStages joined two groups.
     """
 
     step: str
     ops: tuple[str, ...]
     chosen: str
     candidates: tuple[Candidate, ...]
+    between: int = 0
 
     def verdict(self, candidate: Candidate) -> str:
         """Why a candidate was taken or not."""
@@ -84,6 +89,7 @@ class Explanation:
                 "ops": list(c.ops),
                 "chosen": c.chosen,
                 "change": c.change,
+                "between": c.between,
                 "candidates": [asdict(candidate) for candidate in c.candidates],
             }
             for c in self.choices
@@ -95,6 +101,9 @@ class Explanation:
             rows.append((choice.step, ""))
             rows += [(f"- {c.name} ({c.priority})", choice.reason(c)) for c in choice.candidates]
             rows += [("- instead", choice.change)] if choice.change else []
+            joined = f"two groups with {_mb(choice.between)} between them (FuseStages)"
+            joined += f"; by default from {_mb(MIN_BYTES.default)} on, what a near cache keeps"
+            rows += [("- joined", joined)] if choice.between else []
         return str(tabulate(rows, ["step, and its candidates (priority)", "verdict"], disable_numparse=True))
 
 
@@ -105,6 +114,7 @@ class Report:
     kind: str
     libraries: Sequence[Library]
     decisions: Sequence[Decision]
+    precision: str = field(default="float32", kw_only=True)
 
     def rule(self, step: LibraryStep) -> Rule:
         """The rule that took a step."""
@@ -133,7 +143,8 @@ class Report:
         if isinstance(step, KernelStep):
             compiled = code.of(step)
             refused = self._refusals(step.function)
-            return Choice(step.name, ops, compiled.implementation, (*refused, *compiled.candidates))
+            candidates = (*refused, *compiled.candidates)
+            return Choice(step.name, ops, compiled.implementation, candidates, _between(step.function))
         rule = self.rule(step)
         name = rule.implementation(self.kind)
         return Choice(step.name, ops, name, (*self._refusals(step.function), Candidate(name, rule.priority)))
@@ -153,6 +164,15 @@ class Report:
 def operators(function: Function) -> tuple[str, ...]:
     """The operators of a group, first to last."""
     return tuple(str(e.op) for e in post_order(function.body) if isinstance(e, Call))
+
+
+def _mb(nbytes: int) -> str:
+    return f"{nbytes / 1e6:.3g} MB"
+
+
+def _between(function: Function) -> int:
+    stages = anchors(function)
+    return nbytes([stages[1].args[0].checked_type]) if len(stages) == 2 else 0
 
 
 def _signature(expr: Expr) -> tuple[object, ...]:

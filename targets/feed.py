@@ -15,10 +15,10 @@ Array = npt.NDArray[Any]
 
 
 class Taker(Protocol):
-    """Says whether an array of a device can be taken as it is."""
+    """Knows arrays of a device."""
 
-    def takes(self, value: Any) -> bool:
-        """Whether `value` lies on the device; it has a shape and a dtype."""
+    def adopted(self, value: Any) -> Any | None:
+        """`value`, if it lies on the device, as something with a shape and a NumPy dtype."""
         ...
 
 
@@ -68,7 +68,8 @@ class Feed:
         for slot, item in zip(slots, values, strict=True):
             type_ = self.program.slots[slot]
             try:
-                array = item if self.taker.takes(item) else _as_array(item, type_)
+                adopted = self.taker.adopted(item)
+                array = adopted if adopted is not None else _as_array(item, type_)
             except (TypeError, ValueError, OverflowError, RuntimeError, BufferError) as error:
                 raise RuntimeInputError(
                     f"input {self.describe(name)} was given a {type(item).__name__}: {error}"

@@ -1,18 +1,34 @@
 """Which implementation makes a group's kernel: candidates with names and priorities, the highest that fits wins."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
-from ..ir.expr import Function
+from ..ir.expr import Call, Function
 from ..ir.loops import Kernel
-from .lower import Problem, find_anchor, spec
+from .groups import check_races
+from .implementation import Implementation
+from .lower import Problem, anchors, spec
 from .prove import verify
 from .rewrite import unroll
-from .schedules import attention, conv, conv_transpose, depthwise, gemm, generic, winograd, winograd_rows
-from .schedules.space import FIXED, Config
+from .schedules import (
+    attention,
+    conv,
+    conv_depthwise,
+    conv_transpose,
+    depthwise,
+    gemm,
+    generic,
+    winograd,
+    winograd_pairs,
+    winograd_rows,
+)
+from .schedules.gpu.table import ON_GPU
+from .schedules.gpu.table import TABLE as GROUPS
+from .schedules.space import Config, without_group
 from .schedules.tiles import Packed
+from .target import KINDS
 from .vectorise import vectorise
 
 _log = logging.getLogger("fusewire")
@@ -24,29 +40,6 @@ class Lowered:
 
     kernel: Kernel
     packed: Packed = field(factory=dict)
-
-
-@frozen(eq=False)
-class Implementation:
-    """One way to make a kernel for an operator.
-
-    Attributes:
-        name: what logs and `explain` call it, e.g. "conv2d_nchw.cpu".
-        ops: the operators it is for; None: any.
-        priority: the highest among those that fit is taken.
-        check: why it does not fit a group, or None if it does.
-        schedule: writes the loops, with the numbers of a config.
-        predict: what it is expected to cost, in vector operations; decides among those of one priority.
-        configs: the candidate space, the best guess first.
-    """
-
-    name: str
-    ops: tuple[str, ...] | None
-    priority: int
-    check: Callable[[Problem], str | None]
-    schedule: Callable[[Problem, Config], tuple[Kernel, Packed]]
-    predict: Callable[[Problem, Config], float] | None = None
-    configs: Callable[[Problem], Iterable[Config]] = lambda problem: FIXED
 
 
 @frozen(eq=False)
@@ -88,10 +81,11 @@ class Decision:
 
 @frozen(eq=False)
 class Chosen:
-    """An implementation, and the numbers it is written with."""
+    """An implementation, the numbers it is written with, and work-items in a work-group (0: as the device likes it)."""
 
     entry: Implementation
     config: Config
+    group: int = 0
 
     def schedule(self, problem: Problem) -> tuple[Kernel, Packed]:
         """The kernel."""
@@ -103,11 +97,19 @@ def _generic(problem: Problem, config: Config) -> tuple[Kernel, Packed]:
 
 
 _CONV = ("nn.conv2d", "nn.conv1d")
+_VOLUMES = ("nn.conv3d",)
 _TRANSPOSED = ("nn.conv2d_transpose", "nn.conv1d_transpose")
 _PRODUCT = ("nn.dense", "nn.matmul", "nn.batch_matmul")
 TABLE = (
-    Implementation("conv2d_nchw.cpu", _CONV, 10, conv.check_plain, conv.schedule, conv.predict, conv.configs),
-    Implementation("conv2d_nchwc.cpu", _CONV, 10, conv.check_blocked, conv.schedule, conv.predict, conv.configs),
+    Implementation(
+        "conv2d_nchw.cpu", _CONV, 10, conv.check_plain, conv.schedule, conv.predict, conv.configs, conv.pack
+    ),
+    Implementation(
+        "conv2d_nchwc.cpu", _CONV, 10, conv.check_blocked, conv.schedule, conv.predict, conv.configs, conv.pack
+    ),
+    Implementation(
+        "conv3d_ncdhw.cpu", _VOLUMES, 10, conv.check_plain, conv.schedule, conv.predict, conv.configs, conv.pack
+    ),
     Implementation(
         "conv2d_depthwise_nchwc.cpu",
         _CONV,
@@ -116,6 +118,17 @@ TABLE = (
         depthwise.schedule,
         depthwise.predict,
         depthwise.configs,
+        depthwise.pack,
+    ),
+    Implementation(
+        "conv2d_with_depthwise_nchwc.cpu",
+        ("nn.conv2d + nn.conv2d",),
+        10,
+        conv_depthwise.check,
+        conv_depthwise.schedule,
+        conv_depthwise.predict,
+        conv_depthwise.configs,
+        conv_depthwise.pack,
     ),
     *(
         Implementation(
@@ -125,7 +138,8 @@ TABLE = (
             winograd.check(m),
             winograd.schedule(m),
             winograd.predict(m),
-            winograd.configs,
+            winograd.configs(m),
+            winograd.pack(m),
         )
         for m in (2, 3, 4)
     ),
@@ -137,6 +151,17 @@ TABLE = (
         winograd_rows.schedule,
         winograd_rows.predict,
         winograd_rows.configs,
+        winograd_rows.pack,
+    ),
+    Implementation(
+        "conv2d_winograd_pairs_nchw.cpu",
+        _CONV,
+        10,
+        winograd_pairs.check,
+        winograd_pairs.schedule,
+        winograd_pairs.predict,
+        winograd_pairs.configs,
+        winograd_pairs.pack,
     ),
     Implementation(
         "conv2d_transpose.cpu",
@@ -147,7 +172,7 @@ TABLE = (
         conv_transpose.predict,
         conv_transpose.configs,
     ),
-    Implementation("gemm.cpu", _PRODUCT, 10, gemm.check, gemm.schedule, gemm.predict, gemm.configs),
+    Implementation("gemm.cpu", _PRODUCT, 10, gemm.check, gemm.schedule, gemm.predict, gemm.configs, gemm.pack),
     Implementation(
         "attention.cpu",
         ("nn.attention",),
@@ -171,9 +196,12 @@ TABLE = (
 
 
 def operator_name(function: Function) -> str:
-    """The operator that a group is about: its anchor, or "injective"."""
-    anchor = find_anchor(function)
-    return spec(anchor).name if anchor is not None else "injective"
+    """The operator that a group is about: its anchor, those of two stages, or "injective"."""
+    return _about(anchors(function))
+
+
+def _about(found: Sequence[Call]) -> str:
+    return " + ".join(spec(call).name for call in found) or "injective"
 
 
 def log_choice(name: str, operator: str, candidates: Sequence[Candidate]) -> None:
@@ -199,7 +227,7 @@ def choose(problem: Problem, decision: Decision | None = None) -> tuple[Chosen, 
     Without a decision, or where what it names is there no longer, the highest priority wins, then the lowest
     prediction.
     """
-    measured = decision.measured if decision else {}
+    measured = {stem(name): seconds for name, seconds in decision.measured.items()} if decision else {}
     fitting: list[tuple[int, float, Chosen]] = []
     candidates: list[Candidate] = []
     decided: Chosen | None = None
@@ -208,37 +236,57 @@ def choose(problem: Problem, decision: Decision | None = None) -> tuple[Chosen, 
         if reason is not None:
             candidates.append(Candidate(entry.name, entry.priority, reason))
             continue
-        config = next(iter(entry.configs(problem)))
-        if decision and decision.implementation == entry.name and _has(entry, problem, decision.config):
-            config = decision.config
-            decided = Chosen(entry, config)
+        config = shown = next(iter(entry.configs(problem)))
+        if decision and _names(decision, entry) and _has(entry, problem, decision.config):
+            config, group = without_group(decision.config)
+            shown, decided = decision.config, Chosen(entry, config, group)
         predicted = entry.predict(problem, config) if entry.predict else None
-        candidates.append(
-            Candidate(entry.name, entry.priority, None, predicted, measured.get(entry.name), dict(config))
-        )
+        seconds = measured.get(stem(entry.name))
+        candidates.append(Candidate(entry.name, entry.priority, None, predicted, seconds, dict(shown)))
         fitting.append((-entry.priority, predicted or 0.0, Chosen(entry, config)))
     return decided or min(fitting, key=lambda found: found[:2])[2], candidates
 
 
 def follows(problem: Problem, decision: Decision) -> bool:
     """Whether a decision names an implementation that fits a group, and a config of its space."""
-    named = [entry for entry in entries(problem) if entry.name == decision.implementation]
-    return any(entry.check(problem) is None and _has(entry, problem, decision.config) for entry in named)
+    meant = [entry for entry in entries(problem) if _names(decision, entry)]
+    return any(entry.check(problem) is None and _has(entry, problem, decision.config) for entry in meant)
+
+
+def _names(decision: Decision, entry: Implementation) -> bool:
+    return stem(decision.implementation) == stem(entry.name)
 
 
 def _has(entry: Implementation, problem: Problem, config: Config) -> bool:
-    return any(dict(config) == dict(known) for known in entry.configs(problem))
+    own, _ = without_group(config)
+    return any(own == dict(known) for known in entry.configs(problem))
+
+
+def stem(name: str) -> str:
+    """The name of an implementation without the kind of target at its end."""
+    front, _, kind = name.rpartition(".")
+    return front if kind in KINDS else name
+
+
+def named(name: str, kind: str) -> str:
+    """An implementation of the table, which names those of cpu, as one of a kind of target."""
+    return f"{stem(name)}.{kind}"
 
 
 def entries(problem: Problem) -> list[Implementation]:
     """The implementations that are for a group's operator."""
-    name = spec(problem.anchor).name if problem.anchor is not None else "injective"
-    return [entry for entry in TABLE if entry.ops is None or name in entry.ops]
+    first = problem.before.anchor if problem.before is not None else None
+    name = _about([call for call in (first, problem.anchor) if call is not None])
+    groups = GROUPS if problem.isa.device else ()
+    if problem.isa.gpu:
+        groups = tuple(evolve(entry, priority=ON_GPU) for entry in groups)
+    return [entry for entry in (*groups, *TABLE) if entry.ops is None or name in entry.ops]
 
 
 def finish(kernel: Kernel, vector_bytes: int) -> Kernel:
     """The loop passes: vectorise, unroll; verified before and after."""
     verify(kernel)
+    check_races(kernel)
     kernel = vectorise(kernel, vector_bytes)
     kernel = Kernel(kernel.name, kernel.inputs, kernel.outputs, unroll(kernel.body), kernel.notes)
     verify(kernel)

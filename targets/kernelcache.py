@@ -39,7 +39,8 @@ class KernelText:
         definitions: the types and functions that it uses, by name, in order.
         thread_bytes, team_bytes: the scratch memory that it needs.
         overwrites: pairs (output, input) such that the output may take the memory of the input.
-        calls: the launches of the kernel as plain data (see opencl/code.py), where it is not one function.
+        calls: the launches of the kernel as plain data (see launched/code.py), where it is not one function.
+        packed: positions of the constants that it reads packed.
     """
 
     text: str
@@ -48,6 +49,7 @@ class KernelText:
     team_bytes: int
     overwrites: tuple[tuple[int, int], ...] = ()
     calls: list[list[Any]] = field(factory=list)
+    packed: tuple[int, ...] = ()
 
 
 def cached(
@@ -70,7 +72,8 @@ def cached(
     if (data := cache.read(key)) is not None:
         with contextlib.suppress(ValueError, TypeError):
             found = KernelText(**json.loads(data))
-            return evolve(found, overwrites=tuple((int(o), int(i)) for o, i in found.overwrites))
+            pairs = tuple((int(o), int(i)) for o, i in found.overwrites)
+            return evolve(found, overwrites=pairs, packed=tuple(map(int, found.packed)))
     written = make()
     with contextlib.suppress(OSError):  # whoever stores the compiled kernels says that the cache cannot be written
         cache.put(key, json.dumps(asdict(written)).encode(), {}, {})
@@ -89,7 +92,7 @@ def _key(function: Function, chosen: Chosen, context: tuple[Isa, int, Collection
         structural_hash(function),
         sorted(constants),
     ]  # the text may round numbers, the hash does not
-    made = [chosen.entry.name, chosen.entry.schedule.__qualname__, dict(chosen.config)]
+    made = [chosen.entry.name, chosen.entry.schedule.__qualname__, dict(chosen.config), chosen.group]
     parts: list[Any] = [fingerprint(), group, made, str(isa), threads]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

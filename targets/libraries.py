@@ -18,7 +18,9 @@ from .target import KINDS, LIBRARY_GROUP, Target, register_library_name
 
 _log = logging.getLogger("fusewire")
 
-BUILTIN = {"onednn": "contrib.onednn", "openblas": "contrib.openblas"}
+BUILTIN = {
+    name: f"contrib.{name}" for name in ("clblast", "cublas", "cudnn", "miopen", "onednn", "openblas", "rocblas")
+}
 _registered: dict[str, Library] = {}
 
 

@@ -6,14 +6,10 @@ Libraries of other packages may raise anything; nothing of that is a reason for 
 from collections.abc import Sequence
 from typing import Any
 
-import numpy.typing as npt
-
 from ..fuse.library import Executable, Region, Rule
 from ..ir.errors import FusewireError, LibraryCallError, LibraryNotFound
 from ..ir.expr import Function
 from .explain import operators
-
-Arrays = Sequence[npt.NDArray[Any]]
 
 
 def prepared(rule: Rule, region: Region, step: str) -> Executable:
@@ -35,7 +31,7 @@ def prepared(rule: Rule, region: Region, step: str) -> Executable:
     except Exception as error:
         raise LibraryCallError(_told("cannot prepare", rule, region.function, step, error)) from error
 
-    def run(inputs: Arrays, outputs: Arrays) -> None:
+    def run(inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
         try:
             executable(inputs, outputs)
         except Exception as error:

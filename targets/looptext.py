@@ -17,7 +17,7 @@ _SIGNS = {
     "add": "+", "sub": "-", "mul": "*", "div": "/", "and": "and", "or": "or", "xor": "^", "lt": "<", "le": "<=",
     "gt": ">", "ge": ">=", "eq": "==", "ne": "!=",
 }  # fmt: skip
-_HEADS = {"serial": "for", "rolled": "for", "unrolled": "unroll", "vectorised": "vector"}
+_HEADS = {"serial": "for", "rolled": "for", "short": "for", "unrolled": "unroll", "vectorised": "vector"}
 _LONGEST = 4000
 
 
@@ -53,8 +53,9 @@ def _block(body: Sequence[Stmt], indent: str) -> list[str]:
                     lines += [f"{indent}else:", *_block(orelse, indent + "  ")]
             case Barrier(scope=scope):
                 lines.append(f"{indent}barrier {scope}")
-            case Prefetch(buffer=buffer, index=index):
-                lines.append(f"{indent}prefetch {buffer.name}[{_places(index)}]")
+            case Prefetch(buffer=buffer, index=index, write=write):
+                purpose = " to write" if write else ""
+                lines.append(f"{indent}prefetch {buffer.name}[{_places(index)}]{purpose}")
     return lines
 
 

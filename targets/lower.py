@@ -14,6 +14,9 @@ and hands each finished value to `Problem.finish`, which continues through the r
                                  add
                                   |
                                nn.relu -> out     the only store
+
+A group of two convolutions, one behind the other (`fuse/fuse_stages.py`), is two such problems: the result of the
+first one, the *stage*, is a buffer that the kernel has to itself, and the data of the second one.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -26,11 +29,12 @@ from ..ir.index import Index
 from ..ir.loops import Builder, Kernel
 from ..ir.scalar import Buffer, Load, Value, cast, compute_dtype, constant
 from ..ir.types import TensorType, tensors_of
-from ..ir.visitor import post_order
+from ..ir.visitor import children, post_order, with_children
 from ..ops.lowering import Context, Map, View
 from ..ops.spec import OpSpec
 from .cpuinfo import Isa
 from .program import item_range
+from .scales import absorbed
 
 Stores = list[tuple[Buffer, tuple[Index, ...], Value]]
 
@@ -50,6 +54,8 @@ class Problem:
         threads: how many threads will run the kernel, as far as is known: a stored one may meet another number.
         constants: the inputs that are known at build time (their contents do not matter to the code).
         direct: the buffers of tensor parameters, by identity of the parameter.
+        scales: weights that the kernel reads times a scale: the position of the input, and that of the scale.
+        before: what comes first in a group of two stages; its output is the buffer that the anchor's data is read from.
     """
 
     name: str
@@ -63,6 +69,8 @@ class Problem:
     threads: int
     constants: frozenset[Buffer]
     direct: Mapping[int, Buffer]
+    scales: Mapping[int, int]
+    before: "Problem | None" = None
 
     def parameter(self, position: int) -> Buffer | None:
         """The buffer behind argument `position` of the anchor if the argument is a parameter as it is, else None."""
@@ -72,7 +80,8 @@ class Problem:
 
     def kernel(self, builder: Builder, *notes: str) -> Kernel:
         """The finished kernel."""
-        return Kernel(self.name, self.inputs, self.outputs, builder.finish(), tuple(notes))
+        taken = ["the scale behind the convolution is in its weights"] if self.scales else []
+        return Kernel(self.name, self.inputs, self.outputs, builder.finish(), (*notes, *taken))
 
     def emit(self, builder: Builder, index: Sequence[Index], value: Value) -> None:
         """Run the epilogue on one value of the anchor and store what comes out."""
@@ -87,25 +96,64 @@ def spec(call: Call) -> OpSpec:
     return call.op
 
 
-def find_anchor(function: Function) -> Call | None:
-    """The one call of a group that needs a schedule.
+def anchors(function: Function) -> list[Call]:
+    """The calls of a group that need loops of their own, first to last: none, one, or those of two stages.
 
     Raises:
-        VerifyError: there are several (fusion made an impossible group).
+        VerifyError: there are more, or they do not follow each other (fusion made an impossible group).
     """
     calls = [e for e in post_order(function.body) if isinstance(e, Call)]
-    anchors = [c for c in calls if not isinstance(spec(c).lowering, Map)]
-    for call in anchors:
+    found = [c for c in calls if not isinstance(spec(c).lowering, Map)]
+    for call in found:
         if spec(call).lowering is None:
             raise VerifyError(f"{spec(call).name} has no code of its own: run fw.transform.SimplifyInference() first")
-    if len(anchors) > 1:
-        raise VerifyError(f"a group with several anchors: {', '.join(spec(c).name for c in anchors)}")
-    return anchors[0] if anchors else None
+    follow = len(found) == 2 and any(node is found[0] for node in post_order(found[1].args[0]))
+    if len(found) > 1 and not follow:
+        raise VerifyError(f"a group with several anchors: {', '.join(spec(c).name for c in found)}")
+    return found
+
+
+def find_anchor(function: Function) -> Call | None:
+    """The call of a group that needs a schedule, the last one in a group of two stages."""
+    return next(reversed(anchors(function)), None)
 
 
 def make_problem(function: Function, name: str, isa: Isa, threads: int, constants: Collection[int] = ()) -> Problem:
     """Set up the views of a group; `constants` are the positions of known parameters (tuples flattened)."""
-    return _Group(function).problem(name, isa, threads, constants)
+    if len(found := anchors(function)) < 2:
+        return _Group(function, constants).problem(name, isa, threads)
+    first, last = _stages(function, found[1])
+    before = _Group(first, constants).problem(name, isa, threads)
+    (out,) = before.outputs
+    between = Buffer("stage", out.shape, out.dtype, "team")
+    before = attrs.evolve(before, outputs=(between,), finish=redirected(before, lambda place: (between, place)))
+    given = (*before.inputs, between)
+    problem = _Group(last, constants, given).problem(name, isa, threads)
+    scales = {**before.scales, **problem.scales}
+    return attrs.evolve(problem, inputs=before.inputs, scales=scales, before=before)
+
+
+def redirected(
+    problem: Problem, to: Callable[[tuple[Index, ...]], tuple[Buffer, tuple[Index, ...]]]
+) -> Callable[[Sequence[Index], Value], Stores]:
+    """The epilogue of a group with one result, which is stored elsewhere: `to(place) -> buffer and place`."""
+
+    def finish(index: Sequence[Index], value: Value) -> Stores:
+        return [(*to(place), result) for _, place, result in problem.finish(index, value)]
+
+    return finish
+
+
+def _stages(function: Function, anchor: Call) -> tuple[Function, Function]:
+    """A group of two stages as two groups: the second one has the result of the first as its last parameter."""
+    data = anchor.args[0]
+    stage = Var("stage", data.checked_type)
+    new: dict[int, Expr] = {id(data): stage}
+    for node in post_order(function.body):
+        if id(node) not in new:
+            new[id(node)] = with_children(node, [new[id(child)] for child in children(node)])
+    last = Function([*function.params, stage], new[id(function.body)])
+    return Function(function.params, data), last
 
 
 def load_view(buffer: Buffer, type_: TensorType) -> View:
@@ -170,8 +218,10 @@ class _Reader:
 class _Group:
     """The views of one group, by expression."""
 
-    def __init__(self, function: Function) -> None:
+    def __init__(self, function: Function, constants: Collection[int], given: Sequence[Buffer] = ()) -> None:
         self.function = function
+        self.given = given
+        """The buffers of the parameters, where they are there already."""
         self.anchor = find_anchor(function)
         self.context: Context | None = None
         self.inputs: list[Buffer] = []
@@ -183,12 +233,16 @@ class _Group:
             self.views[id(param)] = [self._input(t) for t in tensors_of(param.checked_type)]
             if isinstance(param.checked_type, TensorType):
                 self.direct[id(param)] = self.inputs[-1]
+        self.known = frozenset(self.inputs[k] for k in constants)
+        known = {key for key, buffer in self.direct.items() if buffer in self.known}
+        self.absorbed = absorbed(function, self.anchor, known)
         for node in post_order(function.body):
             if id(node) not in self.views:
                 self.views[id(node)] = self._views(node)
 
     def _input(self, type_: TensorType) -> View:
-        buffer = Buffer(f"p{len(self.inputs)}", type_.static_shape, type_.dtype)
+        place = len(self.inputs)
+        buffer = self.given[place] if self.given else Buffer(f"p{place}", type_.static_shape, type_.dtype)
         self.inputs.append(buffer)
         return self._reader.memoised(load_view(buffer, type_))
 
@@ -216,6 +270,8 @@ class _Group:
                 if node is self.anchor:
                     self.context = context
                     return [View(t, self._read_anchor) for t in context.outs]
+                if self.absorbed is not None and node is self.absorbed.call:
+                    return self.views[id(self.anchor)]
                 lowering = spec(node).lowering
                 assert isinstance(lowering, Map)
                 return [self._reader.memoised(lowering.view(context, k)) for k in range(len(context.outs))]
@@ -229,7 +285,13 @@ class _Group:
             raise VerifyError(f"the epilogue reads the anchor at {index}, but the element at hand is {at}")
         return self._current[1]
 
-    def problem(self, name: str, isa: Isa, threads: int, constants: Collection[int]) -> Problem:
+    def _scales(self) -> dict[int, int]:
+        if self.absorbed is None:
+            return {}
+        weight, scale = (self.direct[id(v)] for v in (self.absorbed.weight, self.absorbed.scale))
+        return {self.inputs.index(weight): self.inputs.index(scale)}
+
+    def problem(self, name: str, isa: Isa, threads: int) -> Problem:
         types = tensors_of(self.function.body.checked_type)
         outputs = tuple(
             Buffer("out" if len(types) == 1 else f"out{k}", t.static_shape, t.dtype) for k, t in enumerate(types)
@@ -243,7 +305,6 @@ class _Group:
             self._forget()
             return [(b, place, cast(v(*place), b.dtype)) for b, v in zip(outputs, views, strict=True)]
 
-        known = frozenset(self.inputs[k] for k in constants)
         return Problem(
             name,
             self.anchor,
@@ -254,6 +315,7 @@ class _Group:
             views,
             isa,
             threads,
-            known,
+            self.known,
             self.direct,
+            self._scales(),
         )

@@ -12,7 +12,7 @@ from attrs import define, field
 
 from ..ir.errors import VerifyError
 from ..ir.scalar import is_float, shuffle_places
-from .dialects import Dialect
+from .dialects import FUNCTION, Dialect
 
 _SHORT = {"float": "f", "uint": "u", "int": "i", "bfloat": "bf"}
 
@@ -101,6 +101,7 @@ class Prelude:
             "@G": {64: "__AVX512F__", 32: "__AVX__", 16: "__AVX__"}.get(lanes * bits // 8, "FW_NEVER"),
             "@P": "pd" if dtype == "float64" else "ps",
             "@B": str(bits - 1),
+            "@Z": str(lanes * bits // 8),
             "@N": fn,
             "@S": short_name(dtype, lanes),
             "@F": self.dialect.suffixes.get(dtype, ""),
@@ -110,7 +111,7 @@ class Prelude:
         }
         for mark, new in replace.items():
             text = text.replace(mark, new)
-        return text
+        return text.replace(FUNCTION, self.dialect.function)
 
     def shuffle(self, fn: str, dtype: str, lanes: int) -> str:
         """The name of a function that moves lanes (see `shuffle_places`)."""
@@ -121,7 +122,7 @@ class Prelude:
 
     def helper(self, name: str, text: str) -> str:
         """A function written by the caller, defined once."""
-        self.definitions.setdefault(name, text)
+        self.definitions.setdefault(name, text.replace(FUNCTION, self.dialect.function))
         return name
 
     def text(self, users: Sequence[str]) -> str:
@@ -160,3 +161,15 @@ def literal(value: object, dtype: str, dialect: Dialect) -> str:
     if dtype == "int32" and number == -(1 << 31):
         return "INT32_MIN"
     return f"(({dialect.types[dtype]}){number})" if dtype != "int32" else str(number)
+
+
+def stepping_stones(source: str, dtype: str) -> tuple[str, ...]:
+    """The types to convert vectors by way of: gcc 12 takes other conversions apart into scalars.
+
+    Integers double their width at each step, and floats are made of, and become, int32 first.
+    """
+    if source == "bool" or dtype == "bool":
+        return ()
+    wide: tuple[str, ...] = ("int16",) if width(source) == 1 and width(dtype) >= 4 else ()
+    small = min(width(source), width(dtype)) <= 2
+    return (*wide, "int32") if small and is_float(source) != is_float(dtype) else wide

@@ -6,6 +6,8 @@ division that becomes exact, disappears. Nodes that were shared stay shared.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from attrs import evolve
+
 from ..ir.index import Dim, Index, IndexVar, ValueAtom, as_index, rebuild
 from ..ir.loops import Alloc, For, If, Prefetch, Stmt, Store
 from ..ir.scalar import Apply, Buffer, Const, Load, Scalar, Value, apply, as_position, cast, operands_of, select
@@ -98,8 +100,9 @@ class Rewriter:
                     return self.stmts(then if test.value else orelse)
                 assert isinstance(test, Value)
                 return (If(test, self.stmts(then), self.stmts(orelse)),)
-            case Prefetch(buffer=buffer, index=index, level=level):
-                return (Prefetch(self.buffers.get(buffer, buffer), tuple(self.index(i) for i in index), level),)
+            case Prefetch(buffer=buffer, index=index):
+                place = tuple(self.index(i) for i in index)
+                return (evolve(stmt, buffer=self.buffers.get(buffer, buffer), index=place),)
         return (stmt,)
 
 
@@ -109,7 +112,7 @@ def remake(node: Apply, fn: str, parts: Sequence[Scalar]) -> Value:
         return select(*parts)
     if fn == "cast":
         return cast(parts[0], node.dtype)
-    if fn in ("bitcast", "splat", "dot2", "pair"):
+    if fn in ("bitcast", "splat", "dot2", "pair", "async"):
         return Apply(fn, tuple(parts), node.dtype, node.lanes)
     return apply(fn, *parts)
 

@@ -1,5 +1,7 @@
 """What running needs of a compiled module."""
 
+from typing import Any
+
 from attrs import frozen
 
 from ..fuse.library import Executable, Region
@@ -21,15 +23,16 @@ class Runnable:
     threads: int
     report: Report
 
-    def library_call(self, step: LibraryStep) -> Executable:
-        """The executable of a library step, with memory of its own.
+    def library_call(self, step: LibraryStep, queue: Any = None) -> Executable:
+        """The executable of a library step, with memory of its own; `queue`: see `Region`.
 
         Raises:
             LibraryNotFound: the library is not there.
             LibraryCallError: the library cannot prepare it.
         """
         known = {k: self.program.constants[s] for k, s in enumerate(step.inputs) if s in self.program.constants}
-        return prepared(self.report.rule(step), Region(step.function, known, self.threads), step.name)
+        region = Region(step.function, known, self.threads, queue, self.report.precision)
+        return prepared(self.report.rule(step), region, step.name)
 
     def label(self, step: Step) -> tuple[str, str]:
         """A step's name, and who runs it."""

@@ -29,6 +29,7 @@ from attrs import frozen
 from ..ir.errors import CompileError
 from .cpuinfo import cpu_features, usable_cores
 from .objcache import ObjectCache
+from .scratch import OWNER, own_folder, scratch_folder
 
 _log = logging.getLogger("fusewire")
 
@@ -89,15 +90,21 @@ def family_flags(family: str, machine: str) -> tuple[str, ...]:
 
 
 def spelled_for(family: str, flags: Sequence[str]) -> tuple[str, ...]:
-    """Flags that choose a processor (`Isa.cflags`) as a compiler family spells them: zig knows LLVM's own names."""
-    if family != "zig":
+    """Flags that choose a processor (`Isa.cflags`) as a compiler family spells them.
+
+    zig knows LLVM's own names. What code is tuned for is said to gcc only.
+    """
+    if family == "gcc":
         return tuple(flags)
+    untuned = tuple(flag for flag in flags if not flag.startswith("-mtune="))
+    if family == "clang":
+        return untuned
     chosen = re.compile(r"-m(arch|cpu)=(.*)")
     return tuple(
         f"-m{match[1]}={match[2].replace('-', '_').replace('+simd', '+neon')}"
         if (match := chosen.match(flag))
         else flag
-        for flag in flags
+        for flag in untuned
     )
 
 
@@ -189,8 +196,9 @@ def _load_bytes(data: bytes) -> ctypes.CDLL:
     failure: OSError | None = None
     for folder in (None, cache_dir()):  # some systems allow no code in temporary files
         try:
-            if folder is not None:
-                folder.mkdir(parents=True, exist_ok=True)
+            if folder is None:
+                return _load_copy(data)
+            folder.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(prefix="fusewire-", suffix=".so", dir=folder) as copy:
                 copy.write(data)
                 copy.flush()
@@ -198,6 +206,13 @@ def _load_bytes(data: bytes) -> ctypes.CDLL:
         except OSError as error:
             failure = failure or error
     raise CompileError(f"the system does not load the library: {failure}")
+
+
+def _load_copy(library: bytes) -> ctypes.CDLL:
+    """Load a library from a copy among the temporary files, which is gone by then."""
+    with scratch_folder("load") as folder:
+        (folder / "lib.so").write_bytes(library)
+        return ctypes.CDLL(str(folder / "lib.so"))
 
 
 def load_shared(sources: Sequence[tuple[str, str]], flags: Sequence[str] = ()) -> ctypes.CDLL:
@@ -228,13 +243,10 @@ def _load(key: str) -> ctypes.CDLL:
         library = cache.read(key)
         if library is None:
             continue
-        with tempfile.NamedTemporaryFile(prefix="fusewire-", suffix=".so") as copy:
-            copy.write(library)
-            copy.flush()
-            try:
-                return ctypes.CDLL(copy.name)
-            except OSError:  # some systems allow no code in temporary files
-                return ctypes.CDLL(str(cache.find(key)))
+        try:
+            return _load_copy(library)
+        except OSError:  # some systems allow no code in temporary files
+            return ctypes.CDLL(str(cache.find(key)))
     raise FileNotFoundError("the kernel cache loses its entries as fast as they are written")
 
 
@@ -277,8 +289,8 @@ def _compile_cached(job: _Job) -> Path:
             return path
     start = time.perf_counter()
     try:
-        with tempfile.TemporaryDirectory(prefix="fusewire-") as folder:
-            library = _build(job, Path(folder))
+        with scratch_folder("compile") as folder:
+            library = _build(job, folder)
         if _debug_level() >= 1:
             _log.info("compiled %s in %.2f s", ", ".join(job.sources), time.perf_counter() - start)
         return _store(job, library)
@@ -314,7 +326,7 @@ def _build(job: _Job, folder: Path) -> bytes:
 def _call(command: Sequence[str], folder: Path) -> str | None:
     """Run a compiler in `folder`; None when it succeeds, else what it said."""
     # Messages in English: they end up in ours, and in bug reports.
-    environment = {**os.environ, "LC_ALL": "C"}
+    environment = {**os.environ, "LC_ALL": "C", "TMPDIR": str(folder)}  # its files, too, go if it is killed
     done = subprocess.run(
         command,
         cwd=folder,
@@ -437,7 +449,7 @@ def _private_cache(reason: OSError) -> ObjectCache:
     """A cache of this process's own, for when the shared one cannot be written; gone when the process ends."""
     global _private
     if _private is None:
-        root = Path(tempfile.mkdtemp(prefix="fusewire-cache-"))
+        root, _ = own_folder("cache")
         _private = ObjectCache(root)
         atexit.register(_remove_private, root, os.getpid())
         _log.warning("cannot write the kernel cache %s (%s); using %s until exit", cache_dir(), reason, root)
@@ -450,6 +462,7 @@ def _remove_private(root: Path, owner: int) -> None:
     if (root / "failed").exists():  # an error message named this path: only the rest goes
         shutil.rmtree(root / "objects", ignore_errors=True)
         shutil.rmtree(root / "tmp", ignore_errors=True)
+        (root / OWNER).unlink(missing_ok=True)  # so that nobody sweeps it away
     else:
         shutil.rmtree(root, ignore_errors=True)
 

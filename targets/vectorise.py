@@ -11,11 +11,25 @@ The reason is kept as a note.
 
 from collections.abc import Sequence
 
-from attrs import define, field
+from attrs import define, evolve, field
 
+from ..ir.errors import VerifyError
 from ..ir.index import Index, IndexVar, as_index
 from ..ir.loops import Alloc, For, If, Kernel, Prefetch, Stmt, Store
-from ..ir.scalar import SMALL_FLOATS, Apply, Buffer, Const, Load, Scalar, Value, apply, cast, compute_dtype, splat
+from ..ir.scalar import (
+    SHUFFLES,
+    SMALL_FLOATS,
+    Apply,
+    Buffer,
+    Const,
+    Load,
+    Scalar,
+    Value,
+    apply,
+    cast,
+    compute_dtype,
+    splat,
+)
 from .prove import proven_inside
 from .rewrite import Rewriter, all_values, values_of, walk
 
@@ -38,7 +52,9 @@ def _block(body: Sequence[Stmt], vector_bytes: int, notes: list[str]) -> tuple[S
     for stmt in body:
         match stmt:
             case For(kind="vectorised"):
-                result.extend(_loop(stmt, vector_bytes, notes))
+                wide = _loop(stmt, vector_bytes, notes)
+                _verify_shuffles(stmt, wide)
+                result.extend(wide)
             case For(var=var, extent=extent, body=inner, kind=kind):
                 result.append(For(var, extent, _block(inner, vector_bytes, notes), kind))
             case If(cond=cond, then=then, orelse=orelse):
@@ -93,6 +109,24 @@ def _loop(loop: For, vector_bytes: int, notes: list[str]) -> list[Stmt]:
     return result
 
 
+def _verify_shuffles(loop: For, wide: Sequence[Stmt]) -> None:
+    """A schedule that moves values between lanes means all lanes of its loop: they must be one vector.
+
+    Raises:
+        VerifyError: the loop was cut into several chunks, or not widened.
+    """
+    shuffled = [v for v in all_values([v for s in walk(loop.body) for v in values_of(s)]) if _is_shuffle(v)]
+    if not shuffled:
+        return
+    made = [v for v in all_values([v for s in walk(wide) for v in values_of(s)]) if _is_shuffle(v)]
+    if any(v.lanes != loop.extent for v in made if isinstance(v, Apply)):
+        raise VerifyError(f"loop {loop.var.name} of {loop.extent} moves values between lanes, but is not one vector")
+
+
+def _is_shuffle(value: Scalar) -> bool:
+    return isinstance(value, Apply) and value.fn in SHUFFLES
+
+
 @define
 class _Widener:
     """Widens the body of one loop for one chunk of `lanes` iterations, the first at `base`."""
@@ -121,8 +155,8 @@ class _Widener:
             case If(cond=cond, then=then, orelse=orelse):
                 test = self.uniform(cond)
                 return (If(test, self.block(then), self.block(orelse)),)
-            case Prefetch(buffer=buffer, index=index, level=level):
-                return (Prefetch(buffer, tuple(Rewriter({self.var: self.base}).index(i) for i in index), level),)
+            case Prefetch(index=index):
+                return (evolve(stmt, index=tuple(Rewriter({self.var: self.base}).index(i) for i in index)),)
             case Store():
                 self._memo.clear()
                 try:
