@@ -41,7 +41,7 @@ def why_not_plain(call: Call, dtypes: Sequence[str], result: Expr | None = None)
 
     Args:
         call: a call between tensors.
-        dtypes: the element types that the library takes, two or more.
+        dtypes: the element types that the library takes.
         result: see `tensors`.
 
     """
@@ -54,7 +54,8 @@ def why_not_plain(call: Call, dtypes: Sequence[str], result: Expr | None = None)
             return f"{name} has no elements: {type_}"
     first, dtype = next((name, type_.dtype) for name, type_ in named.items())
     if dtype not in dtypes:
-        return f"{first} is {dtype}, expected {', '.join(dtypes[:-1])} or {dtypes[-1]}"
+        expected = " or ".join([", ".join(dtypes[:-1]), dtypes[-1]] if dtypes[1:] else dtypes)
+        return f"{first} is {dtype}, expected {expected}"
     for name, type_ in named.items():
         if type_.dtype != dtype:
             return f"{name} is {type_.dtype}, expected {dtype} as {first} is"

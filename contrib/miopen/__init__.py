@@ -1,0 +1,165 @@
+"""MIOpen on AMD's GPUs (`rocm -libs=miopen`): convolutions, pools and softmax in NCHW, float32 and float16.
+
+None of this has run on a GPU yet: it was tested against a library that stands in for MIOpen and checks its calls.
+"""
+
+import ctypes
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from attrs import frozen
+
+from ...fuse.dataflow_pattern import Match, is_op, wildcard
+from ...fuse.library import ADDRESS, Executable, Library, Region, Rule
+from ...ir.errors import LibraryCallError
+from ...ir.types import TensorType
+from ..calls import position, tensors
+from ..layers import (
+    Convolution,
+    convolution,
+    pool,
+    softmax_shape,
+    why_not_convolution,
+    why_not_pool,
+    why_not_softmax,
+)
+from ..vendor import Handle, scalar
+from . import ffi
+from .ffi import MIOPEN
+
+PRIORITY = 25
+MOST_ALGORITHMS = 8
+
+_log = logging.getLogger("fusewire")
+
+
+def _tensor(shape: Sequence[int], dtype: str) -> Handle:
+    """The descriptor of a tensor of four dimensions in row order."""
+    made = MIOPEN.new("miopenCreateTensorDescriptor", "miopenDestroyTensorDescriptor")
+    MIOPEN.call("miopenSet4dTensorDescriptor", made, ffi.DTYPES[dtype], *shape)
+    return made
+
+
+class _Descriptors:
+    """What MIOpen is told of a convolution."""
+
+    def __init__(self, c: Convolution) -> None:
+        self.x, self.w, self.y = (_tensor(shape, c.dtype) for shape in (c.data, c.weights, c.out))
+        self.conv = MIOPEN.new("miopenCreateConvolutionDescriptor", "miopenDestroyConvolutionDescriptor")
+        sizes = (*c.padding, *c.strides, *c.dilation)
+        MIOPEN.call("miopenInitConvolutionDescriptor", self.conv, ffi.CONVOLUTION, *sizes)
+        MIOPEN.call("miopenSetConvolutionGroupCount", self.conv, c.groups)
+
+
+def _search(queue: Any, handle: Handle, c: Convolution, d: _Descriptors) -> ffi.Performance:
+    """The fastest algorithm. MIOpen wants a search for each handle before the first call, on memory like the real one.
+
+    Raises:
+        LibraryCallError: MIOpen fails, or finds none.
+
+    """
+    size, count = ctypes.c_size_t(), ctypes.c_int()
+    MIOPEN.call("miopenConvolutionForwardGetWorkSpaceSize", handle, d.w, d.x, d.conv, d.y, ctypes.byref(size))
+    nbytes = [TensorType(shape, c.dtype).nbytes for shape in (c.data, c.weights, c.out)]
+    blocks = [queue.device.allocate(n, "MIOpen's search") for n in (*nbytes, size.value)]
+    x, w, y, scratch = (block.address for block in blocks)
+    results = (ffi.Performance * MOST_ALGORITHMS)()
+    MIOPEN.call("miopenFindConvolutionForwardAlgorithm", handle, d.x, x, d.w, w, d.conv, d.y, y, MOST_ALGORITHMS,
+                ctypes.byref(count), results, scratch, size.value, False)  # fmt: skip
+    queue.device.wait()  # before the memory goes
+    found = sorted(results[: count.value], key=lambda r: r.time)
+    if not found:
+        raise LibraryCallError(f"MIOpen found no algorithm for {c}")
+    names = [ffi.ALGORITHMS.get(r.algo, f"algorithm {r.algo}") for r in found]
+    _log.info("MIOpen found %d forward algorithms for conv2d %s, choosing %s", len(found), c, names[0])
+    for k, (name, r) in enumerate(zip(names, found, strict=True)):
+        _log.info("  %d) %s - time: %.4f ms, workspace: %d bytes", k, name, r.time, r.memory)
+    return found[0]
+
+
+def _why_not_conv2d(match: Match) -> str | None:
+    return why_not_convolution(match.calls[0], tuple(ffi.DTYPES))
+
+
+def _conv2d(region: Region) -> Executable:
+    call, queue = region.call, region.queue
+    c = convolution(call)
+    with MIOPEN.session(queue) as handle:
+        d = _Descriptors(c)
+        found = _search(queue, handle, c, d)
+    queue.reserve(found.memory)
+    return _Conv2d(queue, d, found, *(position(region, arg) for arg in call.args))
+
+
+@frozen(eq=False)
+class _Conv2d:
+    """A prepared convolution: `x` and `w` are positions among the region's inputs."""
+
+    queue: Any
+    d: _Descriptors
+    found: ffi.Performance
+    x: int
+    w: int
+
+    def __call__(self, inputs: Sequence[int], outputs: Sequence[int]) -> None:
+        d, found = self.d, self.found
+        with MIOPEN.session(self.queue) as handle:
+            MIOPEN.call("miopenConvolutionForward", handle, scalar(1.0), d.x, inputs[self.x], d.w, inputs[self.w],
+                        d.conv, found.algo, scalar(0.0), d.y, outputs[0], self.queue.scratch, found.memory)  # fmt: skip
+
+
+def _why_not_pooled(match: Match) -> str | None:
+    return why_not_pool(match.calls[0], tuple(ffi.DTYPES))
+
+
+def _pool(region: Region) -> Executable:
+    p, queue, place = pool(region.call), region.queue, position(region, region.call.args[0])
+    x, y = _tensor(p.data, p.dtype), _tensor(p.out, p.dtype)
+    how = MIOPEN.new("miopenCreatePoolingDescriptor", "miopenDestroyPoolingDescriptor")
+    MIOPEN.call("miopenSet2dPoolingDescriptor", how, ffi.POOLING[p.kind], *p.window, *p.padding, *p.strides)
+
+    def run(inputs: Sequence[int], outputs: Sequence[int]) -> None:
+        with MIOPEN.session(queue) as handle:
+            MIOPEN.call("miopenPoolingForward", handle, how, scalar(1.0), x, inputs[place], scalar(0.0), y, outputs[0],
+                        False, None, 0)  # fmt: skip
+
+    return run
+
+
+def _why_not_softmax(match: Match) -> str | None:
+    return why_not_softmax(match.calls[0], tuple(ffi.DTYPES))
+
+
+def _softmax(region: Region) -> Executable:
+    call, queue = region.call, region.queue
+    place, data = position(region, call.args[0]), _tensor(softmax_shape(call), tensors(call)[0].dtype)
+    algorithm = ffi.SOFTMAX_LOG if "log" in str(call.op) else ffi.SOFTMAX_ACCURATE
+
+    def run(inputs: Sequence[int], outputs: Sequence[int]) -> None:
+        with MIOPEN.session(queue) as handle:
+            MIOPEN.call("miopenSoftmaxForward_V2", handle, scalar(1.0), data, inputs[place], scalar(0.0), data,
+                        outputs[0], algorithm, ffi.MODE_CHANNEL)  # fmt: skip
+
+    return run
+
+
+_TABLE = (
+    (("nn.conv2d",), 2, _why_not_conv2d, _conv2d),
+    (("nn.max_pool2d", "nn.avg_pool2d", "nn.global_max_pool2d", "nn.global_avg_pool2d"), 1, _why_not_pooled, _pool),
+    (("nn.softmax", "nn.log_softmax"), 1, _why_not_softmax, _softmax),
+)
+
+LIBRARY = Library(
+    "miopen",
+    targets=("rocm",),
+    rules=[
+        Rule(
+            f"miopen.{op.removeprefix('nn.')}", is_op(op)(*(wildcard() for _ in range(count))), check,
+            implement=implement, memory=ADDRESS, priority=PRIORITY,
+        )
+        for ops, count, check, implement in _TABLE
+        for op in ops
+    ],
+    probe=MIOPEN.probe,
+)  # fmt: skip
