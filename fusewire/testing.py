@@ -110,8 +110,17 @@ def reference(spec: OpSpec, call: Call, arrays: Sequence[Any]) -> list[Array]:
         return [np.asarray(r).astype(numpy_dtype(t.dtype)) for r, t in zip(results, types, strict=True)]
 
 
-def check_operator(spec: OpSpec, dtype: str, rng: np.random.Generator, count: int = 4, target: str = "cpu") -> int:
+def check_operator(
+    spec: OpSpec, dtype: str | Sequence[str], rng: np.random.Generator, count: int = 4, target: str = "cpu"
+) -> int:
     """Compile `count` random uses of an operator as one module, and compare each with the NumPy reference.
+
+    Args:
+        spec: the operator.
+        dtype: of its arguments; several make one module with `count` uses for each.
+        rng: draws shapes, attributes and values.
+        count: how many uses.
+        target: what to compile for.
 
     Returns:
         How many uses were compared.
@@ -119,21 +128,8 @@ def check_operator(spec: OpSpec, dtype: str, rng: np.random.Generator, count: in
     Raises:
         AssertionError: a result differs; the message holds the call.
     """
-    assert spec.cases is not None
-    uses: list[tuple[Call, list[Any]]] = []
-    inputs: list[Var] = []
-    feed: dict[str, Array] = {}
-    for number in range(count):
-        case = spec.cases(rng)
-        arrays = sample_arguments(spec, case, dtype, rng)
-        args = [_variable(a, f"x{number}_{k}", inputs, feed) for k, a in enumerate(arrays)]
-        built = spec.build(*args, **case.attributes)
-        call = built.astuple() if hasattr(built, "astuple") else built
-        if not isinstance(call, Call):
-            raise FusewireError(f"the builder of {spec.name} gave a {type(call).__name__}")
-        uses.append((call, arrays))
-    body = Tuple([call for call, _ in uses])
-    results = build(Function(inputs, body), target)(**feed)
+    function, feed, uses = sample_uses(spec, dtype, rng, count)
+    results = build(function, target)(**feed)
     flat = results if isinstance(results, list) else [results]
     position = 0
     for call, arrays in uses:
@@ -141,6 +137,32 @@ def check_operator(spec: OpSpec, dtype: str, rng: np.random.Generator, count: in
             _compare(flat[position], expected, spec, call)
             position += 1
     return len(uses)
+
+
+def sample_uses(
+    spec: OpSpec, dtype: str | Sequence[str], rng: np.random.Generator, count: int
+) -> tuple[Function, dict[str, Array], list[tuple[Call, list[Any]]]]:
+    """A function whose results are `count` random uses of an operator on each dtype; its inputs; and the uses."""
+    inputs: list[Var] = []
+    feed: dict[str, Array] = {}
+    dtypes = [dtype] if isinstance(dtype, str) else dtype
+    uses = [_use(spec, name, rng, f"{name}_{number}", inputs, feed) for name in dtypes for number in range(count)]
+    return Function(inputs, Tuple([call for call, _ in uses])), feed, uses
+
+
+def _use(
+    spec: OpSpec, dtype: str, rng: np.random.Generator, name: str, inputs: list[Var], feed: dict[str, Array]
+) -> tuple[Call, list[Any]]:
+    """A random call, and its arguments, which become inputs that are called after `name`."""
+    assert spec.cases is not None
+    case = spec.cases(rng)
+    arrays = sample_arguments(spec, case, dtype, rng)
+    args = [_variable(a, f"x_{name}_{k}", inputs, feed) for k, a in enumerate(arrays)]
+    built = spec.build(*args, **case.attributes)
+    call = built.astuple() if hasattr(built, "astuple") else built
+    if not isinstance(call, Call):
+        raise FusewireError(f"the builder of {spec.name} gave a {type(call).__name__}")
+    return call, arrays
 
 
 def _variable(value: Any, name: str, inputs: list[Var], feed: dict[str, Array]) -> Expr:

@@ -180,7 +180,7 @@ class Bisection:
         outputs: how far apart the results are, for each output; the second of `targets` is the reference.
         mismatches: for each module that has one the first group that differs, in the order of `targets`.
         parted: all groups that differ, by target.
-        groups: how many groups were compared.
+        groups: how many groups of each module were compared.
         worst: the group with the largest difference, in units of the largest value of its reference, and that number.
     """
 
@@ -190,7 +190,7 @@ class Bisection:
     outputs: tuple[Difference, ...]
     mismatches: tuple[Mismatch, ...]
     parted: dict[str, tuple[str, ...]]
-    groups: int
+    groups: tuple[int, ...]
     worst: tuple[str, float] | None
 
     @property
@@ -223,7 +223,7 @@ class Bisection:
             "message": self.message,
             "targets": list(self.targets),
             "outputs": [{"max_abs": d.max_abs, "max_rel": d.max_rel, "beyond": d.beyond} for d in self.outputs],
-            "groups": self.groups,
+            "groups": list(self.groups),
             "worst": list(self.worst) if self.worst else None,
             "parted": {target: list(names) for target, names in self.parted.items()},
             "mismatches": [m.to_dict() for m in self.mismatches],

@@ -85,7 +85,7 @@ def bisect_mismatch(
         tuple(outputs),
         tuple(side.mismatch for side in sides if side.mismatch),
         {str(side.lib.target): tuple(side.parted) for side in sides if side.parted},
-        sum(side.groups for side in sides),
+        tuple(side.groups for side in sides),
         max((side.worst for side in sides if side.worst), key=lambda found: found[1], default=None),
     )
 
@@ -133,15 +133,22 @@ def _verdict(
             results = "the results agree within the tolerance, and yet"
             return "operator", f"{results} {found}"
         return "operator", f"{results}: {found}"
-    count = sum(side.groups for side in sides)
     if all(d.within for d in outputs):
-        return "agree", f"no difference: the results agree, and so does each of {count} groups with its reference"
+        return "agree", f"no difference: the results agree, and so does each of {_counted(sides)} with its reference"
     if wrong := _wrong_graph(sides, graph, tolerance):
-        return "passes", f"{results}, but each of {count} groups computes what it should: {wrong}"
+        return "passes", f"{results}, but each of {_counted(sides)} computes what it should: {wrong}"
     if together := [side for side in sides if not side.same_singly()]:
         names = " and ".join(f"'{side.lib.target}'" for side in together)
         return "together", f"{results}: for {names} every step is right by itself, and wrong when all run as a whole"
-    return "rounding", f"{results}, but no group differs by itself: small differences of {count} groups add up"
+    return "rounding", f"{results}, but no group differs by itself: small differences of {_counted(sides)} add up"
+
+
+def _counted(sides: Sequence["_Side"]) -> str:
+    """How many groups there are, of each module where that is not the same."""
+    first, *others = counts = [side.groups for side in sides]
+    if all(count == first for count in others):
+        return f"{first} groups"
+    return " and ".join(f"{n} groups for '{side.lib.target}'" for n, side in zip(counts, sides, strict=True))
 
 
 def _wrong_graph(sides: Sequence["_Side"], graph: list[Array] | None, tolerance: Tolerance) -> str | None:

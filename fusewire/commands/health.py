@@ -7,8 +7,6 @@ import importlib.metadata
 import os
 import platform
 import secrets
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +15,10 @@ import numpy as np
 from attrs import asdict, field, frozen
 
 from .. import __version__
-from ..ir.errors import CompileError, FusewireError
+from ..ir.errors import CompileError, DeviceNotFound, FusewireError
 from ..ir.expr import Function, const, var
 from ..ops import add, multiply, nn
+from ..targets.backends import GPU_KINDS
 from ..targets.build import build
 from ..targets.cpuinfo import cpu_features, isa_for, usable_cores
 from ..targets.libraries import find_library
@@ -28,6 +27,7 @@ from ..targets.opencl.devices import OpenclDevice, all_devices
 from ..targets.opencl.selftest import tested
 from ..targets.peaks import measure as measure_peaks
 from ..targets.peaks import stored as stored_peaks
+from ..targets.scratch import scratch_folder
 from ..targets.target import Target, discover_libraries, known_libraries
 from ..targets.toolchain import cache_dir, cache_limit, find_compiler
 
@@ -45,7 +45,10 @@ OPTIONAL = {
 UNUSED = {"cupy": ("cupy-cuda13x", "cupy-cuda12x", "cupy-cuda11x", "cupy")}
 """Packages that later targets will use, and the distributions that may hold them."""
 
-GPUS = {"cuda": ("cuda", "libcuda")}
+SYSTEM = {"clblast": "apt install libclblast1"}
+"""Libraries that pip does not bring, and the command that installs them on Debian and Ubuntu."""
+
+GPUS = {"cuda": ("cuda", "libcuda"), "rocm": ("amdhip64", "libamdhip64")}
 """Kinds of targets that this version generates no code for: how the system's loader calls what they would need."""
 
 
@@ -178,8 +181,8 @@ def peaks(measure: bool) -> Iterator[Finding]:
 @contextlib.contextmanager
 def _own_cache() -> Iterator[None]:
     before = os.environ.get("FUSEWIRE_CACHE_DIR")
-    with tempfile.TemporaryDirectory(prefix="fusewire-doctor-") as folder:
-        os.environ["FUSEWIRE_CACHE_DIR"] = folder
+    with scratch_folder("doctor") as folder:
+        os.environ["FUSEWIRE_CACHE_DIR"] = str(folder)
         try:
             yield
         finally:
@@ -230,10 +233,10 @@ def _why_not_writable(folder: Path) -> str | None:
 
 
 def libraries() -> Iterator[Finding]:
-    """Every library that `-libs=` can name on cpu."""
+    """Every library that `-libs=` can name on cpu or opencl."""
     discover_libraries()
-    for name in known_libraries("cpu"):
-        fix = f"pip install 'fusewire[{name}]'" if name in _extras() else None
+    for name in dict.fromkeys((*known_libraries("cpu"), *known_libraries("opencl"))):
+        fix = f"pip install 'fusewire[{name}]'" if name in _extras() else SYSTEM.get(name)
         facts: dict[str, Any] = {"found": False, "version": None, "file": None}
         try:
             reason = find_library(name).probe()
@@ -262,6 +265,8 @@ def _about(name: str) -> tuple[str | None, str | None]:
     if name == "openblas":
         ffi = importlib.import_module("..contrib.openblas.ffi", __package__)
         return ffi.config().removeprefix("OpenBLAS").split()[0], ffi.library_path()
+    if name == "clblast":
+        return None, importlib.import_module("..contrib.clblast.ffi", __package__).load()._name
     return None, None
 
 
@@ -270,7 +275,7 @@ def opencl() -> Iterator[Finding]:
     try:
         devices = all_devices()
     except FusewireError:
-        yield Finding("opencl", "devices", ABSENT, "pyopencl is not installed", None, {"present": False})
+        yield Finding("opencl", "devices", ABSENT, "pyopencl is not installed", OPENCL_INSTALL, {"present": False})
         return
     if not devices:
         detail = "pyopencl finds no device: neither a GPU's driver nor a runtime for CPUs is installed"
@@ -300,11 +305,18 @@ def _opencl_device(device: OpenclDevice) -> Finding:
 
 
 def gpus() -> Iterator[Finding]:
-    """CUDA, for which there are target strings but no code yet."""
+    """The GPUs of CUDA and ROCm; or what is missing for there to be one."""
     for kind, (library, shown) in GPUS.items():
-        found = ctypes.util.find_library(library)
-        present = f"{shown} is there" if found else f"{shown} is not there"
-        if kind == "cuda" and (tool := shutil.which("nvidia-smi")):
-            present += f", and {tool}"
-        detail = f"{present}; this version of fusewire has no {kind} target yet"
-        yield Finding("gpu", kind, OK if found else ABSENT, detail, None, {"present": bool(found), "target": False})
+        gpu = GPU_KINDS[kind]
+        try:
+            devices = [gpu.open(number) for number in range(gpu.count())]
+        except DeviceNotFound as error:
+            present = bool(ctypes.util.find_library(library))
+            detail = f"{shown} is {'there' if present else 'not there'}; {error}"
+            yield Finding("gpu", kind, ABSENT, detail, None, {"present": present, "devices": []})
+            continue
+        for device in devices:
+            result = gpu.tested(device.index)
+            facts = {"present": True, "name": device.name, "arch": device.arch, "works": not result.problem}
+            detail = f"{device.name} ({device.arch}): {result.problem or 'passes the self-test'}"
+            yield Finding("gpu", f"{kind} {device.index}", MISSING if result.problem else OK, detail, None, facts)

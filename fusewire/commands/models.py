@@ -43,7 +43,7 @@ class _Watch(PassInstrument):
     step: Step
 
     def run_before_pass(self, mod: IRModule, info: PassInfo) -> None:
-        if info.name not in ("pipeline", "sequential", "ConvertLayout"):
+        if info.name not in ("pipeline", "sequential", "ConvertLayout", "FuseStages"):
             self.step(info.name)
 
     def run_after_pass(self, mod: IRModule, info: PassInfo) -> None:

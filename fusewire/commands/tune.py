@@ -7,7 +7,7 @@ import click
 from attrs import asdict
 
 from .. import __version__
-from ..targets.tuning.store import LEVELS, default_path
+from ..targets.tuning.store import LEVELS, TuningStore, default_path, open_store
 from ..targets.tuning.tune import TuneResult, tune
 from .base import Command, Session, shown
 from .models import pass_context, read_model, with_layout
@@ -61,10 +61,15 @@ def tune_command(
         raise click.UsageError("FUSEWIRE_TUNING is empty, so that nothing would be kept: give --records FILE")
     mod, params = read_model(model, build.input_shapes)
     with session.bar() as advance, pass_context(build):
-        result = tune(
-            with_layout(mod, build), build.target, params,
-            level=level, trials=trials, seconds=seconds, records=build.records, progress=advance,
-        )  # fmt: skip
+        store = open_store(records)
+        try:
+            result = tune(
+                with_layout(mod, build), build.target, params,
+                level=level, trials=trials, seconds=seconds, records=store, progress=advance,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            session.note(_kept(store, records))
+            raise
     if as_json:
         session.json(_report(model, result, level, records))
         return
@@ -75,6 +80,16 @@ def tune_command(
     if not result.kept:
         session.line("The whole was not faster with the new decisions: they were withdrawn.")
     session.line(f"records: {records}" if records.exists() else "nothing was recorded")
+
+
+def _kept(store: TuningStore, records: Path) -> str:
+    """What a search that was stopped leaves behind, and how it goes on."""
+    if not store.measured:
+        return f"Stopped before anything was measured: nothing was added to {records}."
+    return (
+        f"Stopped. Kept in {records}: {store.measured} measurements and the decisions for {store.decided} groups, "
+        "which builds use from now on. The same command goes on with the groups that are left."
+    )
 
 
 def _report(model: Path, result: TuneResult, level: str, records: Path) -> dict[str, Any]:
