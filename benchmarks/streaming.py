@@ -68,13 +68,18 @@ def _chain(x: fw.Expr) -> fw.Expr:
     return x
 
 
+def _shape(x: fw.Var) -> tuple[int, ...]:
+    assert isinstance(x.checked_type, fw.TensorType)
+    return x.checked_type.static_shape
+
+
 def _norm(x: fw.Var) -> fw.Expr:
-    columns = x.checked_type.static_shape[-1]  # type: ignore[union-attr]
+    columns = _shape(x)[-1]
     return fw.nn.layer_norm(x, _var((columns,), name="gamma"), _var((columns,), name="beta"))
 
 
 def _group(x: fw.Var) -> fw.Expr:
-    channels = x.checked_type.static_shape[1]  # type: ignore[union-attr]
+    channels = _shape(x)[1]
     return fw.nn.group_norm(x, _var((channels,), name="gamma"), _var((channels,), name="beta"), 8)
 
 

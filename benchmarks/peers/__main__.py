@@ -31,7 +31,7 @@ from tabulate import tabulate
 
 from .. import figures
 from ..networks import LAYERS, NETWORKS, files_of
-from .engines import ENGINES
+from .engines import ENGINES, OPENCL_ONLY
 
 ROOT = Path(__file__).parents[2]
 Row = dict[str, Any]
@@ -153,7 +153,7 @@ def table(rows: Sequence[Row], engines: Sequence[str], style: str) -> str:
 @click.option("--layers", is_flag=True, help="the single layers, besides the models named")
 @click.option("--threads", multiple=True, type=int, default=(1, 2), show_default=True)
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(1))
-@click.option("--engines", default=",".join(ENGINES), show_default=True)
+@click.option("--engines", default=",".join(e for e in ENGINES if e not in OPENCL_ONLY), show_default=True)
 @click.option("--target", default="cpu", show_default=True, help="fusewire's target")
 @click.option("--also", multiple=True, metavar="TARGET", help="another target of fusewire to time in the same rounds")
 @click.option("--folder", type=click.Path(path_type=Path), default=Path("output/networks"), show_default=True)

@@ -3,6 +3,7 @@
 All compute in float32 on the processor, with so many threads. Importing an engine happens in the process that runs it.
 """
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -47,9 +48,9 @@ class Fusewire:
             self.module.set_input(name, value)
 
     def __call__(self) -> Array:
-        """Run once."""
+        """Run once. The result is looked at where it lies; ONNX Runtime and OpenVINO do not copy theirs either."""
         self.module.run()
-        return self.module.get_output(0).numpy()
+        return np.from_dlpack(self.module.get_output(0))
 
     def profile(self) -> dict[str, Any]:
         """Each step, and how near it comes to the machine's peak."""
@@ -116,9 +117,31 @@ def mnn(path: Path, threads: int, target: str) -> Run:
     return run
 
 
+def tinygrad(path: Path, threads: int, target: str) -> Run:
+    """Tinygrad's OpenCL backend, on the platform of the device that `target` means; it takes all cores."""
+    from fusewire.targets.opencl.devices import VENDORS, find, intel_runtime
+    from fusewire.targets.target import Target
+
+    os.environ["DEV"] = "CL"
+    device = find(Target(target).device if target.startswith("opencl") else None)
+    if "Intel" in device.platform and (library := intel_runtime()):
+        os.environ[VENDORS] = str(library)
+    from tinygrad import Tensor, TinyJit  # type: ignore[import-not-found]
+    from tinygrad.nn.onnx import OnnxRunner  # type: ignore[import-not-found]
+
+    model = OnnxRunner(str(path))
+    feed = {name: Tensor(value).realize() for name, value in inputs_of(path).items()}
+    run = TinyJit(lambda: next(iter(model(feed).values())).realize())
+    return lambda: np.asarray(run().numpy())
+
+
+OPENCL_ONLY = ("tinygrad",)
+"""Engines that run on an OpenCL device, to be compared with fusewire there."""
+
 ENGINES: Mapping[str, Callable[[Path, int, str], Run]] = {
     "fusewire": Fusewire,
     "onnxruntime": onnxruntime,
     "openvino": openvino,
     "mnn": mnn,
+    "tinygrad": tinygrad,
 }
