@@ -400,13 +400,15 @@ def combine(stage: Stage, terms: Sequence[Any], dtype: str) -> Any:
             return array.sum(dtype=array.dtype)
         case "prod":
             return array.prod(dtype=array.dtype)
-        case "max" | "min" if not len(array):
+        case "max" | "min" | "top" if not len(array):
             largest = stage.combine == "min"
             if not integer:
                 return type_(largest) if dtype == "bool" else type_(math.inf if largest else -math.inf)
             return type_(np.iinfo(array.dtype).max if largest else np.iinfo(array.dtype).min)
         case "max":
             return array.max()
+        case "top":  # NaN may be overlooked; -inf is the least that it can be
+            return np.fmax.reduce(array)
         case "min":
             return array.min()
         case "all" | "any":

@@ -12,8 +12,11 @@ from tests.cli_models import classifier
 
 pytest.importorskip("onnx")
 
-from benchmarks import accuracy, figures, networks, roofline
+import onnx
+
+from benchmarks import accuracy, figures, networks, opencl, roofline
 from benchmarks.peers import __main__ as peers
+from tests.opencl.present import DEVICES, needs_device
 
 MODELS = {"simple", "c7s2", "c3_64_56", "c3_128_28", "c3_256_14", "c3_512_7", "c1_256_64_56", "c1_1024_256_14"}
 
@@ -92,3 +95,62 @@ def test_errors_of_results() -> None:
     error = accuracy.Error.of([np.array([1.5, -4.0], np.float32), np.array([8], np.int64)], exact)
     assert (error.largest, error.mean) == (0.125, 0.0625)
     assert error.worst(accuracy.Error(0.5, 0.0)) == accuracy.Error(0.5, 0.0625)
+
+
+ROW: dict[str, Any] = {
+    "model": "resnet18",
+    "ms": {e: {"min": t} for e, t in (("fusewire", 2.0), ("cpu", 1.0), ("onnxruntime", 3.0), ("tinygrad", 1.5))},
+    "between": 0.01,
+}
+LAYER: dict[str, Any] = {
+    "model": "c3_64_56",
+    "ms": {"fusewire": {"min": 1.0}},
+    "kernel": {"peak": 200.0, "gflops": {"conv2d_nchwc.opencl": 190.0, "conv2d_winograd4_nchwc.opencl": 150.0}},
+}
+
+
+def test_goals_on_opencl() -> None:
+    """Each figure is held against what is wanted; what was not measured has no verdict."""
+    met = {goal.what: goal.met for row in (ROW, LAYER) for goal in opencl.goals(row)}
+    assert met == {
+        "resnet18: time / cpu target's": False,
+        "resnet18: onnxruntime's time / ours": True,
+        "resnet18: tinygrad's time / ours": False,
+        "resnet18: part of a run between kernels": True,
+        "c3_64_56: direct kernel / peak": True,
+        "c3_64_56: Winograd / direct": False,
+    }
+    assert "NO" in opencl.verdicts([ROW], "simple")
+    printed = opencl.table([ROW, LAYER], "github")
+    assert "conv2d_nchwc 190, conv2d_winograd4_nchwc 150" in printed and "| resnet18" in printed
+
+
+def test_rows_measured_again_stand_in_for_the_old_ones() -> None:
+    old = [{"model": "a", "n": 1}, {"model": "b", "n": 1}]
+    assert opencl.merged(old, [{"model": "c", "n": 2}, {"model": "a", "n": 2}]) == [
+        {"model": "a", "n": 2}, {"model": "b", "n": 1}, {"model": "c", "n": 2},
+    ]  # fmt: skip
+
+
+@needs_device
+def test_kernels_against_the_peak(tmp_path: Path) -> None:
+    """All implementations that fit are timed, the winograd ones beside the direct one, and so is a run as a whole."""
+    path = tmp_path / "layer.onnx"
+    onnx.save(networks.layer(16, 16, 3, 14)("layer"), path)
+    target = f"opencl -device={DEVICES[0].index}"
+    found = opencl.kernels(path, target, 1)
+    assert {"conv2d_nchwc.opencl", "conv2d_winograd4_nchwc.opencl"} <= found["gflops"].keys()
+    assert found["chosen"] in found["gflops"] and min(found["peak"], *found["gflops"].values()) > 0
+    assert opencl.between(path, target, 1) < 1
+
+
+@needs_device
+def test_opencl_writes_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opencl, "measured", lambda name, *rest: {**ROW, "model": name, "left_out": {"cpu": "no"}})
+    monkeypatch.setattr(opencl, "files_of", lambda names, folder: [folder / names[0]])
+    options = ["--target", f"opencl -device={DEVICES[0].index}", "--results", tmp_path, "--label", "here"]
+    for name in ("simple", "c7s2"):
+        assert f"{name}" in invoke(opencl.main, name, *options)
+    report = json.loads((tmp_path / "here.json").read_text())
+    assert [row["model"] for row in report["rows"]] == ["simple", "c7s2"] and report["driver"] and report["processor"]
+    assert "| figure" in (tmp_path / "here.md").read_text()

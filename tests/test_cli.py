@@ -262,7 +262,10 @@ def test_outputs_through_links_and_devices(model: Path) -> None:
         (["--opt-level", "-1"], "--opt-level"),
         (["--opt-level", "high"], "--opt-level"),
         (["--disabled-pass", "FuseOpz"], "did you mean 'FuseOps'?"),
-        (["--pass-config", "relay.FuseOps.max_dept=1"], "known keys: relay.FuseOps.max_depth"),
+        (
+            ["--pass-config", "relay.FuseOps.max_dept=1"],
+            "known keys: fusewire.FuseStages.min_bytes, relay.FuseOps.max_depth",
+        ),
         (["--pass-config", "relay.FuseOps.max_depth"], "expected KEY=VALUE"),
         (["--pass-config", "relay.FuseOps.max_depth=many"], "takes a value of type int"),
         (["--desired-layout", "NCWH"], "--desired-layout"),

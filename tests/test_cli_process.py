@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,21 @@ def test_ctrl_c(words: list[str], tmp_path: Path) -> None:
         out, err = process.communicate()
     assert process.returncode == 130 and out == ""
     assert err.strip().endswith("Interrupted.") and "Traceback" not in err
+
+
+def test_ctrl_c_in_a_search_says_what_is_kept(tmp_path: Path) -> None:
+    model, records = classifier(tmp_path / "net.onnx"), tmp_path / "records.jsonl"
+    command = [*COMMAND, "tune", "--level", "heavy", "--records", str(records), str(model)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while not records.exists() and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+    assert process.returncode == 130 and out == ""
+    kept = len(records.read_text().splitlines())
+    said = re.search(r"Kept in (\S+): (\d+) measurements and the decisions for (\d+) groups", err)
+    assert said and said[1] == str(records) and 0 < kept <= int(said[2]) + int(said[3]) <= kept + 1
+    assert "same command goes on" in err and err.strip().endswith("Interrupted.")
 
 
 def test_fusewire_itself_loads_no_command_line(tmp_path: Path) -> None:

@@ -327,7 +327,7 @@ def test_device() -> None:
     for device in ("cpu", "cpu:0", "llvm"):
         fine("run", model, "--device", device)
     assert "there is one cpu device" in failed("run", model, "--device", "cpu:1")
-    assert "no cuda device" in failed("run", model, "--device", "cuda")
+    assert "cannot run on cuda(0)" in failed("run", model, "--device", "cuda")
     bad_usage("run", model, "--device", "tpu")
     bad_usage("run", model, "--device", "cpu:x")
 

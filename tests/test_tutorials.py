@@ -4,18 +4,21 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.opencl.present import DEVICES, needs_device
+
 ROOT = Path(__file__).parents[1]
 TUTORIALS = ROOT / "tutorials"
 
 
-def run(script: str, folder: Path, *arguments: str) -> str:
+def run(script: str, folder: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> str:
     """The output of a tutorial, run in an empty folder."""
-    environment = {**os.environ, "MPLCONFIGDIR": str(folder / "matplotlib")}
+    environment = {**os.environ, "MPLCONFIGDIR": str(folder / "matplotlib"), **(environment or {})}
     command = [sys.executable, str(TUTORIALS / script), *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
@@ -34,6 +37,8 @@ def test_every_tutorial_is_tested() -> None:
         "01_using_external_libraries.py",
         "02_building_graphs.py",
         "03_library_fusion.py",
+        "04_opencl_tuning.py",
+        "05_cuda_and_cudnn.py",
         "06_your_own_library.py",
     ]
 
@@ -89,6 +94,72 @@ def test_library_fusion(tmp_path: Path) -> None:
     (figure,) = (tmp_path / "figures").iterdir()
     assert figure.name == "03_library_fusion.png"
     assert figure.read_bytes().startswith(b"\x89PNG") and figure.stat().st_size > 20_000
+
+
+def variants_are_shown(output: str) -> None:
+    """What the tutorial on tuning shows with and without a device."""
+    shown = section(output, "The candidates")
+    assert (
+        len(re.findall(r"^conv2d_c\dh", shown, re.MULTILINE)) == 7
+        and "conv2d_gemm_128x64x16_8x4" in shown
+        and "winograd4" in shown
+    )
+    refused = section(output, "Those that do not fit")
+    assert re.search(r"conv2d_1x1_local +the window is not 1x1", refused)
+    left, right = section(output, "Two blocks side by side").splitlines()[0].split("|")
+    lengths = [int(re.search(r"conv2d_c\dh\dw1, (\d+) lines", side)[1]) for side in (left, right)]  # type: ignore[index]
+    assert lengths[1] > 2 * lengths[0] > 0
+    assert "vload4" in section(output, "Two blocks side by side")
+    product = section(output, "A matrix product instead")
+    assert product.count("barrier(CLK_LOCAL_MEM_FENCE)") == product.count("__local float") == 2
+
+
+def test_opencl_tuning_without_a_device(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    output = run("04_opencl_tuning.py", tmp_path, "--device", "no such device")
+    variants_are_shown(output)
+    assert "it ends here" in section(output, "No device")
+    assert not list(tmp_path.glob("*.png"))
+
+
+@needs_device
+def test_opencl_tuning(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    words = ["--device", str(DEVICES[0].index), "--seconds", "3", "--output", str(tmp_path / "figures")]
+    output = run("04_opencl_tuning.py", tmp_path, *words)
+    variants_are_shown(output)
+    raced = section(output, "What the device says")
+    assert re.search(r"\d+ trials of \d+ implementations, 0 failed", raced) and raced.count(" us\n") >= 1
+    chosen = re.search(r"chosen: +(\w+)\.opencl", section(output, "The chosen one"))
+    assert chosen and chosen[1] in raced
+    (figure,) = (tmp_path / "figures").iterdir()
+    assert figure.read_bytes().startswith(b"\x89PNG") and figure.stat().st_size > 10_000
+
+
+def test_cuda_and_cudnn_without_a_device(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    hidden = {"CUDA_VISIBLE_DEVICES": ""}
+    output = run("05_cuda_and_cudnn.py", tmp_path, "--arch", "sm_80", environment=hidden)
+    built = section(output, "Building for cuda")
+    assert "cuda -keys=cuda,gpu -arch=sm_80 -max_num_threads=1024 -thread_warp_size=32" in built
+    assert built.count("Primitive=1") == 1 and re.search(r"Using \w+\.cuda for nn.conv2d based on", built)
+    kernel = section(output, "The kernel")
+    assert (
+        kernel.count("__global__") == 1
+        and kernel.count("out[") >= 1
+        and "fused_nn_conv2d_multiply_add_nn_relu" in kernel
+    )
+    library = section(output, "Building for cuda -libs=cudnn")
+    assert "Using conv2d_cudnn.cuda for nn.conv2d based on highest priority (25)" in library
+    assert library.count("Primitive=1") == 2 and 'Compiler="cudnn"' in library
+    assert re.search(r"conv2d_cudnn.cuda \(25\) +chosen", section(output, "Who runs what, and why"))
+    assert "__global__" in section(output, "The kernel that is left")
+    moved = [int(n.replace(",", "")) for n in re.findall(r"([\d,]+) bytes", section(output, "Bytes through memory"))]
+    image, result, constants = 4 * 3 * 224 * 224, 4 * 16 * 224 * 224, 4 * (16 * 27 + 2 * 16)
+    assert moved == [image + result + constants, image + 3 * result + constants]
+    assert "library cublas is not used" in section(output, "Building for cuda -libs=cudnn,cublas")
+    assert "it ends here" in section(output, "Not here")
+    assert not list(tmp_path.glob("**/*.png"))
 
 
 def test_building_graphs(tmp_path: Path) -> None:

@@ -119,9 +119,18 @@ def test_agreement_is_said() -> None:
     for targets in ([ONE, f"{ONE} -mcpu=generic"], [ONE]):
         found = bisect(conv_relu(), *targets, data=DATA)
         assert found.agree and found.mismatch is None and found.worst is not None and found.worst[1] < 1e-5
-        assert str(found) == (
-            f"no difference: the results agree, and so does each of {len(targets)} groups with its reference"
-        )
+        assert str(found) == "no difference: the results agree, and so does each of 1 groups with its reference"
+        assert found.groups == (1,) * len(targets)
+
+
+def test_groups_are_counted_for_each_target() -> None:
+    function = conv_relu()
+    with fw.transform.PassContext(disabled_pass=["FuseOps"]):
+        apart = fw.build(function, ONE)
+    found = fw.testing.bisect_mismatch(fw.build(function, ONE), apart, {"data": DATA})
+    many, target = len(apart.program.leaf_steps()), str(fw.Target(ONE))
+    assert found.groups == (1, many) and many > 1 and found.to_dict()["groups"] == [1, many]
+    assert f"so does each of 1 groups for '{target}' and {many} groups for '{target}' with" in found.message
 
 
 def test_tolerances_given_hold(known: Known) -> None:
@@ -163,8 +172,8 @@ def test_rounding_is_nobodys_fault(fused: bool) -> None:
     function = function_of((fw.sum(x, axis=[0], keepdims=True) + fw.const(1e7)) - fw.const(1e7))
     with fw.transform.PassContext(disabled_pass=[] if fused else ["FuseOps"]):
         found = bisect(function, ONE, x=uniform(1, (64,)))
-    assert found.verdict == "rounding" and found.groups == (1 if fused else 3)
-    assert f"small differences of {found.groups} groups add up" in found.message and not found.outputs[0].within
+    assert found.verdict == "rounding" and found.groups == ((1,) if fused else (3,))
+    assert f"small differences of {found.groups[0]} groups add up" in found.message and not found.outputs[0].within
 
 
 def test_steps_that_spoil_each_other() -> None:

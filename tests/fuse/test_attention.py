@@ -7,7 +7,11 @@ import numpy as np
 import pytest
 
 import fusewire as fw
+from fusewire.fuse.dataflow_pattern import is_op, wildcard
 from fusewire.fuse.graph import is_op_call, tensor_type, walk
+from fusewire.fuse.library import Library, Rule
+from fusewire.fuse.partition import Decision
+from fusewire.fuse.pipeline import pipeline
 from fusewire.fuse.transform import FuseAttention
 from tests.fuse.test_simplify import check, run
 
@@ -106,3 +110,27 @@ def test_left_alone(name: str) -> None:
     after = run(FuseAttention(), REFUSED[name]())
     assert not any(is_op_call(node, "nn.attention") for node in walk(after))
     assert sum(is_op_call(node, "nn.batch_matmul") for node in walk(after)) in (1, 2)
+
+
+def test_attention_is_not_torn_apart_by_a_library_but_may_be_taken_whole() -> None:
+    """Fusion comes first: one kernel was faster than three library calls at every size that was measured."""
+    q, k, v = (fw.var(name, shape=(2, 8, 4)) for name in "qkv")
+    scores = fw.nn.batch_matmul(q, k, transpose_b=True)
+    net = fw.nn.batch_matmul(fw.nn.softmax(scores), v, transpose_b=False)
+    function = fw.Function([q, k, v], net)
+    sizes = {"nn.batch_matmul": 2, "nn.attention": 3}
+    patterns = {name: is_op(name)(*(wildcard() for _ in range(n))) for name, n in sizes.items()}
+
+    def taken(*names: str) -> list[str]:
+        def never(region: Any) -> Any:
+            raise AssertionError("nothing runs")
+
+        rules = [Rule(name, patterns[name], implement=never) for name in names]
+        decisions: list[Decision] = []
+        pipeline([Library("some", ("cpu",), tuple(rules), lambda: None)], decisions)(fw.IRModule.from_expr(function))
+        return [decision.rule for decision in decisions if decision.taken]
+
+    assert taken("nn.batch_matmul") == []
+    assert taken("nn.batch_matmul", "nn.attention") == ["nn.attention"]
+    with fw.transform.PassContext(disabled_pass=["FuseAttention"]):
+        assert taken("nn.batch_matmul") == ["nn.batch_matmul"] * 2

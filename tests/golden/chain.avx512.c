@@ -27,23 +27,40 @@ static inline v16f32 fw_from_bits_v16f32(v16i32 a) { return (v16f32)a; }
 static inline v16f32 fw_exp_v16f32(v16f32 a) {
   v16f32 x = fw_maxc_v16f32(fw_minc_v16f32(a, 89.0f), -104.0f);
   v16f32 z = x * 1.44269504088896341f + 12582912.0f;
-  v16i32 n = fw_bits_v16f32(z) - 0x4b400000;
   v16f32 k = z - 12582912.0f;
   v16f32 r = x - k * 0.693359375f;
   r = r - k * -2.12194440e-4f;
-  v16f32 p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
+  v16f32 p = r * 1.381453826e-3f + 8.368745446e-3f;
+  p = p * r + 4.166838899e-2f;
+  p = p * r + 1.666652113e-1f;
+  p = p * r + 4.999999404e-1f;
   p = p * (r * r) + (r + 1.0f);
+#if 64 == 64 && defined(__AVX512F__) || (64 == 32 || 64 == 16) && defined(__AVX512VL__)
+  v16f32 s;
+  __asm__("vscalefps\t%2, %1, %0" : "=v"(s) : "v"(p), "v"(k));
+  return s;
+#else
+  v16i32 n = fw_bits_v16f32(z) - 0x4b400000;
   v16i32 h = n >> 1;
   return p * fw_from_bits_v16f32((h + 127) << 23) * fw_from_bits_v16f32((n - h + 127) << 23);
+#endif
 }
 static inline v16f32 fw_splat_v16f32(float a) { return (v16f32){a, a, a, a, a, a, a, a, a, a, a, a, a, a, a, a}; }
 static inline v16f32 fw_max_v16f32(v16f32 a, v16f32 b) {
+#if defined(__AVX512F__) && 64 == 64
+  v16f32 r; unsigned short k;
+  __asm__("vmaxps\t%2, %3, %0\n\tvcmpunordps\t%3, %3, %1\n\tvmovaps\t%3, %0%{%1%}"
+    : "=&v"(r), "=&Yk"(k) : "v"(a), "v"(b));
+  return r;
+#elif defined(__AVX__) && (64 == 32 || 64 == 16)
+  v16f32 r, k;
+  __asm__("vmaxps\t%2, %3, %0\n\tvcmpunordps\t%3, %3, %1\n\tvblendvps\t%1, %3, %0, %0"
+    : "=&x"(r), "=&x"(k) : "x"(a), "x"(b));
+  return r;
+#else
   v16i32 m = (a <= b) | (b != b);
-  return (v16f32)((m & (v16i32)((v16f32){0} + b)) | (~m & (v16i32)a));
+  return (v16f32)((m & (v16i32)b) | (~m & (v16i32)a));
+#endif
 }
 static inline float fw_maxc_f32(float a, float b) { return b > a ? b : a; }
 static inline float fw_minc_f32(float a, float b) { return b < a ? b : a; }
@@ -52,18 +69,23 @@ static inline float fw_from_bits_f32(int32_t a) { float r; memcpy(&r, &a, 4); re
 static inline float fw_exp_f32(float a) {
   float x = fw_maxc_f32(fw_minc_f32(a, 89.0f), -104.0f);
   float z = x * 1.44269504088896341f + 12582912.0f;
-  int32_t n = fw_bits_f32(z) - 0x4b400000;
   float k = z - 12582912.0f;
   float r = x - k * 0.693359375f;
   r = r - k * -2.12194440e-4f;
-  float p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
+  float p = r * 1.381453826e-3f + 8.368745446e-3f;
+  p = p * r + 4.166838899e-2f;
+  p = p * r + 1.666652113e-1f;
+  p = p * r + 4.999999404e-1f;
   p = p * (r * r) + (r + 1.0f);
+#if 4 == 64 && defined(__AVX512F__) || (4 == 32 || 4 == 16) && defined(__AVX512VL__)
+  float s;
+  __asm__("vscalefps\t%2, %1, %0" : "=v"(s) : "v"(p), "v"(k));
+  return s;
+#else
+  int32_t n = fw_bits_f32(z) - 0x4b400000;
   int32_t h = n >> 1;
   return p * fw_from_bits_f32((h + 127) << 23) * fw_from_bits_f32((n - h + 127) << 23);
+#endif
 }
 static inline float fw_max_f32(float a, float b) { return (a > b || a != a) ? a : b; }
 

@@ -36,7 +36,6 @@ void KERNEL(void *const *restrict args, int tid, int nthreads, fw_team *team,
 {
   const float *restrict p0 = args[0];
   const float *restrict p1 = args[1];
-  const float *restrict p2 = args[2];
   const float *restrict p3 = args[3];
   float *restrict out = args[4];
   float *restrict bordered = (float *)(team_scratch + 0);
@@ -99,14 +98,14 @@ void KERNEL(void *const *restrict args, int tid, int nthreads, fw_team *team,
           }
         }
       }
-      *(v8f32u *)&out[640 * (block / 8) + 20 * (block % 8)] = fw_maxc_v8f32(((acc_0 * fw_splat_v8f32(p2[4 * (block / 8)])) + fw_splat_v8f32(p3[4 * (block / 8)])), 0.0f);
-      *(v8f32u *)&out[640 * (block / 8) + 20 * (block % 8) + 8] = fw_maxc_v8f32(((acc_4 * fw_splat_v8f32(p2[4 * (block / 8)])) + fw_splat_v8f32(p3[4 * (block / 8)])), 0.0f);
-      *(v8f32u *)&out[640 * (block / 8) + 20 * (block % 8) + 160] = fw_maxc_v8f32(((acc_1 * fw_splat_v8f32(p2[4 * (block / 8) + 1])) + fw_splat_v8f32(p3[4 * (block / 8) + 1])), 0.0f);
-      *(v8f32u *)&out[640 * (block / 8) + 20 * (block % 8) + 168] = fw_maxc_v8f32(((acc_5 * fw_splat_v8f32(p2[4 * (block / 8) + 1])) + fw_splat_v8f32(p3[4 * (block / 8) + 1])), 0.0f);
-      *(v8f32u *)&out[640 * (block / 8) + 20 * (block % 8) + 320] = fw_maxc_v8f32(((acc_2 * fw_splat_v8f32(p2[4 * (block / 8) + 2])) + fw_splat_v8f32(p3[4 * (block / 8) + 2])), 0.0f);
-      *(v8f32u *)&out[640 * (block / 8) + 20 * (block % 8) + 328] = fw_maxc_v8f32(((acc_6 * fw_splat_v8f32(p2[4 * (block / 8) + 2])) + fw_splat_v8f32(p3[4 * (block / 8) + 2])), 0.0f);
-      *(v8f32u *)&out[640 * (block / 8) + 20 * (block % 8) + 480] = fw_maxc_v8f32(((acc_3 * fw_splat_v8f32(p2[4 * (block / 8) + 3])) + fw_splat_v8f32(p3[4 * (block / 8) + 3])), 0.0f);
-      *(v8f32u *)&out[640 * (block / 8) + 20 * (block % 8) + 488] = fw_maxc_v8f32(((acc_7 * fw_splat_v8f32(p2[4 * (block / 8) + 3])) + fw_splat_v8f32(p3[4 * (block / 8) + 3])), 0.0f);
+      *(v8f32u *)&out[640 * (block / 8) + 20 * (block % 8)] = fw_maxc_v8f32((acc_0 + fw_splat_v8f32(p3[4 * (block / 8)])), 0.0f);
+      *(v8f32u *)&out[640 * (block / 8) + 20 * (block % 8) + 8] = fw_maxc_v8f32((acc_4 + fw_splat_v8f32(p3[4 * (block / 8)])), 0.0f);
+      *(v8f32u *)&out[640 * (block / 8) + 20 * (block % 8) + 160] = fw_maxc_v8f32((acc_1 + fw_splat_v8f32(p3[4 * (block / 8) + 1])), 0.0f);
+      *(v8f32u *)&out[640 * (block / 8) + 20 * (block % 8) + 168] = fw_maxc_v8f32((acc_5 + fw_splat_v8f32(p3[4 * (block / 8) + 1])), 0.0f);
+      *(v8f32u *)&out[640 * (block / 8) + 20 * (block % 8) + 320] = fw_maxc_v8f32((acc_2 + fw_splat_v8f32(p3[4 * (block / 8) + 2])), 0.0f);
+      *(v8f32u *)&out[640 * (block / 8) + 20 * (block % 8) + 328] = fw_maxc_v8f32((acc_6 + fw_splat_v8f32(p3[4 * (block / 8) + 2])), 0.0f);
+      *(v8f32u *)&out[640 * (block / 8) + 20 * (block % 8) + 480] = fw_maxc_v8f32((acc_3 + fw_splat_v8f32(p3[4 * (block / 8) + 3])), 0.0f);
+      *(v8f32u *)&out[640 * (block / 8) + 20 * (block % 8) + 488] = fw_maxc_v8f32((acc_7 + fw_splat_v8f32(p3[4 * (block / 8) + 3])), 0.0f);
     }
     for (int64_t v_2v = 0; v_2v < 1; ++v_2v) {
       v4f32 acc_2_0;
@@ -127,10 +126,10 @@ void KERNEL(void *const *restrict args, int tid, int nthreads, fw_team *team,
           }
         }
       }
-      *(v4f32u *)&out[640 * (block / 8) + 20 * (block % 8) + 16] = fw_maxc_v4f32(((acc_2_0 * fw_splat_v4f32(p2[4 * (block / 8)])) + fw_splat_v4f32(p3[4 * (block / 8)])), 0.0f);
-      *(v4f32u *)&out[640 * (block / 8) + 20 * (block % 8) + 176] = fw_maxc_v4f32(((acc_2_1 * fw_splat_v4f32(p2[4 * (block / 8) + 1])) + fw_splat_v4f32(p3[4 * (block / 8) + 1])), 0.0f);
-      *(v4f32u *)&out[640 * (block / 8) + 20 * (block % 8) + 336] = fw_maxc_v4f32(((acc_2_2 * fw_splat_v4f32(p2[4 * (block / 8) + 2])) + fw_splat_v4f32(p3[4 * (block / 8) + 2])), 0.0f);
-      *(v4f32u *)&out[640 * (block / 8) + 20 * (block % 8) + 496] = fw_maxc_v4f32(((acc_2_3 * fw_splat_v4f32(p2[4 * (block / 8) + 3])) + fw_splat_v4f32(p3[4 * (block / 8) + 3])), 0.0f);
+      *(v4f32u *)&out[640 * (block / 8) + 20 * (block % 8) + 16] = fw_maxc_v4f32((acc_2_0 + fw_splat_v4f32(p3[4 * (block / 8)])), 0.0f);
+      *(v4f32u *)&out[640 * (block / 8) + 20 * (block % 8) + 176] = fw_maxc_v4f32((acc_2_1 + fw_splat_v4f32(p3[4 * (block / 8) + 1])), 0.0f);
+      *(v4f32u *)&out[640 * (block / 8) + 20 * (block % 8) + 336] = fw_maxc_v4f32((acc_2_2 + fw_splat_v4f32(p3[4 * (block / 8) + 2])), 0.0f);
+      *(v4f32u *)&out[640 * (block / 8) + 20 * (block % 8) + 496] = fw_maxc_v4f32((acc_2_3 + fw_splat_v4f32(p3[4 * (block / 8) + 3])), 0.0f);
     }
   }
   (void)tid; (void)nthreads; (void)team; (void)thread_scratch; (void)team_scratch;

@@ -36,7 +36,6 @@ void KERNEL(void *const *restrict args, int tid, int nthreads, fw_team *team,
 {
   const float *restrict p0 = args[0];
   const float *restrict p1 = args[1];
-  const float *restrict p2 = args[2];
   const float *restrict p3 = args[3];
   float *restrict out = args[4];
   float *restrict bordered = (float *)(team_scratch + 0);
@@ -88,12 +87,12 @@ void KERNEL(void *const *restrict args, int tid, int nthreads, fw_team *team,
             }
           }
         }
-        *(v16f32u *)&out[20 * block] = fw_maxc_v16f32(((acc_0 * fw_splat_v16f32(p2[0])) + fw_splat_v16f32(p3[0])), 0.0f);
-        *(v16f32u *)&out[20 * block + 160] = fw_maxc_v16f32(((acc_1 * fw_splat_v16f32(p2[1])) + fw_splat_v16f32(p3[1])), 0.0f);
-        *(v16f32u *)&out[20 * block + 320] = fw_maxc_v16f32(((acc_2 * fw_splat_v16f32(p2[2])) + fw_splat_v16f32(p3[2])), 0.0f);
-        *(v16f32u *)&out[20 * block + 480] = fw_maxc_v16f32(((acc_3 * fw_splat_v16f32(p2[3])) + fw_splat_v16f32(p3[3])), 0.0f);
-        *(v16f32u *)&out[20 * block + 640] = fw_maxc_v16f32(((acc_4 * fw_splat_v16f32(p2[4])) + fw_splat_v16f32(p3[4])), 0.0f);
-        *(v16f32u *)&out[20 * block + 800] = fw_maxc_v16f32(((acc_5 * fw_splat_v16f32(p2[5])) + fw_splat_v16f32(p3[5])), 0.0f);
+        *(v16f32u *)&out[20 * block] = fw_maxc_v16f32((acc_0 + fw_splat_v16f32(p3[0])), 0.0f);
+        *(v16f32u *)&out[20 * block + 160] = fw_maxc_v16f32((acc_1 + fw_splat_v16f32(p3[1])), 0.0f);
+        *(v16f32u *)&out[20 * block + 320] = fw_maxc_v16f32((acc_2 + fw_splat_v16f32(p3[2])), 0.0f);
+        *(v16f32u *)&out[20 * block + 480] = fw_maxc_v16f32((acc_3 + fw_splat_v16f32(p3[3])), 0.0f);
+        *(v16f32u *)&out[20 * block + 640] = fw_maxc_v16f32((acc_4 + fw_splat_v16f32(p3[4])), 0.0f);
+        *(v16f32u *)&out[20 * block + 800] = fw_maxc_v16f32((acc_5 + fw_splat_v16f32(p3[5])), 0.0f);
       }
       for (int64_t v_2v = 0; v_2v < 1; ++v_2v) {
         v4f32 acc_2_0;
@@ -120,12 +119,12 @@ void KERNEL(void *const *restrict args, int tid, int nthreads, fw_team *team,
             }
           }
         }
-        *(v4f32u *)&out[20 * block + 16] = fw_maxc_v4f32(((acc_2_0 * fw_splat_v4f32(p2[0])) + fw_splat_v4f32(p3[0])), 0.0f);
-        *(v4f32u *)&out[20 * block + 176] = fw_maxc_v4f32(((acc_2_1 * fw_splat_v4f32(p2[1])) + fw_splat_v4f32(p3[1])), 0.0f);
-        *(v4f32u *)&out[20 * block + 336] = fw_maxc_v4f32(((acc_2_2 * fw_splat_v4f32(p2[2])) + fw_splat_v4f32(p3[2])), 0.0f);
-        *(v4f32u *)&out[20 * block + 496] = fw_maxc_v4f32(((acc_2_3 * fw_splat_v4f32(p2[3])) + fw_splat_v4f32(p3[3])), 0.0f);
-        *(v4f32u *)&out[20 * block + 656] = fw_maxc_v4f32(((acc_2_4 * fw_splat_v4f32(p2[4])) + fw_splat_v4f32(p3[4])), 0.0f);
-        *(v4f32u *)&out[20 * block + 816] = fw_maxc_v4f32(((acc_2_5 * fw_splat_v4f32(p2[5])) + fw_splat_v4f32(p3[5])), 0.0f);
+        *(v4f32u *)&out[20 * block + 16] = fw_maxc_v4f32((acc_2_0 + fw_splat_v4f32(p3[0])), 0.0f);
+        *(v4f32u *)&out[20 * block + 176] = fw_maxc_v4f32((acc_2_1 + fw_splat_v4f32(p3[1])), 0.0f);
+        *(v4f32u *)&out[20 * block + 336] = fw_maxc_v4f32((acc_2_2 + fw_splat_v4f32(p3[2])), 0.0f);
+        *(v4f32u *)&out[20 * block + 496] = fw_maxc_v4f32((acc_2_3 + fw_splat_v4f32(p3[3])), 0.0f);
+        *(v4f32u *)&out[20 * block + 656] = fw_maxc_v4f32((acc_2_4 + fw_splat_v4f32(p3[4])), 0.0f);
+        *(v4f32u *)&out[20 * block + 816] = fw_maxc_v4f32((acc_2_5 + fw_splat_v4f32(p3[5])), 0.0f);
       }
     }
     for (int64_t block_2 = 0; block_2 < 16; ++block_2) {
@@ -151,11 +150,11 @@ void KERNEL(void *const *restrict args, int tid, int nthreads, fw_team *team,
             }
           }
         }
-        *(v16f32u *)&out[800 * (block_2 / 8) + 20 * (block_2 % 8) + 960] = fw_maxc_v16f32(((acc_3_0 * fw_splat_v16f32(p2[5 * (block_2 / 8) + 6])) + fw_splat_v16f32(p3[5 * (block_2 / 8) + 6])), 0.0f);
-        *(v16f32u *)&out[800 * (block_2 / 8) + 20 * (block_2 % 8) + 1120] = fw_maxc_v16f32(((acc_3_1 * fw_splat_v16f32(p2[5 * (block_2 / 8) + 7])) + fw_splat_v16f32(p3[5 * (block_2 / 8) + 7])), 0.0f);
-        *(v16f32u *)&out[800 * (block_2 / 8) + 20 * (block_2 % 8) + 1280] = fw_maxc_v16f32(((acc_3_2 * fw_splat_v16f32(p2[5 * (block_2 / 8) + 8])) + fw_splat_v16f32(p3[5 * (block_2 / 8) + 8])), 0.0f);
-        *(v16f32u *)&out[800 * (block_2 / 8) + 20 * (block_2 % 8) + 1440] = fw_maxc_v16f32(((acc_3_3 * fw_splat_v16f32(p2[5 * (block_2 / 8) + 9])) + fw_splat_v16f32(p3[5 * (block_2 / 8) + 9])), 0.0f);
-        *(v16f32u *)&out[800 * (block_2 / 8) + 20 * (block_2 % 8) + 1600] = fw_maxc_v16f32(((acc_3_4 * fw_splat_v16f32(p2[5 * (block_2 / 8) + 10])) + fw_splat_v16f32(p3[5 * (block_2 / 8) + 10])), 0.0f);
+        *(v16f32u *)&out[800 * (block_2 / 8) + 20 * (block_2 % 8) + 960] = fw_maxc_v16f32((acc_3_0 + fw_splat_v16f32(p3[5 * (block_2 / 8) + 6])), 0.0f);
+        *(v16f32u *)&out[800 * (block_2 / 8) + 20 * (block_2 % 8) + 1120] = fw_maxc_v16f32((acc_3_1 + fw_splat_v16f32(p3[5 * (block_2 / 8) + 7])), 0.0f);
+        *(v16f32u *)&out[800 * (block_2 / 8) + 20 * (block_2 % 8) + 1280] = fw_maxc_v16f32((acc_3_2 + fw_splat_v16f32(p3[5 * (block_2 / 8) + 8])), 0.0f);
+        *(v16f32u *)&out[800 * (block_2 / 8) + 20 * (block_2 % 8) + 1440] = fw_maxc_v16f32((acc_3_3 + fw_splat_v16f32(p3[5 * (block_2 / 8) + 9])), 0.0f);
+        *(v16f32u *)&out[800 * (block_2 / 8) + 20 * (block_2 % 8) + 1600] = fw_maxc_v16f32((acc_3_4 + fw_splat_v16f32(p3[5 * (block_2 / 8) + 10])), 0.0f);
       }
       for (int64_t v_4v = 0; v_4v < 1; ++v_4v) {
         v4f32 acc_4_0;
@@ -179,11 +178,11 @@ void KERNEL(void *const *restrict args, int tid, int nthreads, fw_team *team,
             }
           }
         }
-        *(v4f32u *)&out[800 * (block_2 / 8) + 20 * (block_2 % 8) + 976] = fw_maxc_v4f32(((acc_4_0 * fw_splat_v4f32(p2[5 * (block_2 / 8) + 6])) + fw_splat_v4f32(p3[5 * (block_2 / 8) + 6])), 0.0f);
-        *(v4f32u *)&out[800 * (block_2 / 8) + 20 * (block_2 % 8) + 1136] = fw_maxc_v4f32(((acc_4_1 * fw_splat_v4f32(p2[5 * (block_2 / 8) + 7])) + fw_splat_v4f32(p3[5 * (block_2 / 8) + 7])), 0.0f);
-        *(v4f32u *)&out[800 * (block_2 / 8) + 20 * (block_2 % 8) + 1296] = fw_maxc_v4f32(((acc_4_2 * fw_splat_v4f32(p2[5 * (block_2 / 8) + 8])) + fw_splat_v4f32(p3[5 * (block_2 / 8) + 8])), 0.0f);
-        *(v4f32u *)&out[800 * (block_2 / 8) + 20 * (block_2 % 8) + 1456] = fw_maxc_v4f32(((acc_4_3 * fw_splat_v4f32(p2[5 * (block_2 / 8) + 9])) + fw_splat_v4f32(p3[5 * (block_2 / 8) + 9])), 0.0f);
-        *(v4f32u *)&out[800 * (block_2 / 8) + 20 * (block_2 % 8) + 1616] = fw_maxc_v4f32(((acc_4_4 * fw_splat_v4f32(p2[5 * (block_2 / 8) + 10])) + fw_splat_v4f32(p3[5 * (block_2 / 8) + 10])), 0.0f);
+        *(v4f32u *)&out[800 * (block_2 / 8) + 20 * (block_2 % 8) + 976] = fw_maxc_v4f32((acc_4_0 + fw_splat_v4f32(p3[5 * (block_2 / 8) + 6])), 0.0f);
+        *(v4f32u *)&out[800 * (block_2 / 8) + 20 * (block_2 % 8) + 1136] = fw_maxc_v4f32((acc_4_1 + fw_splat_v4f32(p3[5 * (block_2 / 8) + 7])), 0.0f);
+        *(v4f32u *)&out[800 * (block_2 / 8) + 20 * (block_2 % 8) + 1296] = fw_maxc_v4f32((acc_4_2 + fw_splat_v4f32(p3[5 * (block_2 / 8) + 8])), 0.0f);
+        *(v4f32u *)&out[800 * (block_2 / 8) + 20 * (block_2 % 8) + 1456] = fw_maxc_v4f32((acc_4_3 + fw_splat_v4f32(p3[5 * (block_2 / 8) + 9])), 0.0f);
+        *(v4f32u *)&out[800 * (block_2 / 8) + 20 * (block_2 % 8) + 1616] = fw_maxc_v4f32((acc_4_4 + fw_splat_v4f32(p3[5 * (block_2 / 8) + 10])), 0.0f);
       }
     }
   }

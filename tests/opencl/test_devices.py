@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from attrs import evolve
 
 import fusewire as fw
-from fusewire.targets.opencl import devices, selftest
+from fusewire.targets.launched import selftest as shared
+from fusewire.targets.opencl import devices, kernels, selftest
 from fusewire.targets.opencl.devices import OpenclDevice, find, select
 from tests.opencl.present import DEVICES, each_device, needs_device
 
@@ -41,6 +43,28 @@ def test_the_number_counts_among_those(known: None) -> None:
         find("cpu", 2)
     with pytest.raises(fw.DeviceNotFound, match="-device=nope is not there; there are 0: Big GPU"):
         find("nope")
+
+
+@pytest.mark.parametrize(
+    ("target", "there", "expected"),
+    [
+        ("opencl", True, ("gpu", 65536, 64)),
+        ("opencl -max_num_threads=32", True, ("gpu", 65536, 32)),
+        ("opencl -device=cpu", True, ("cpu", 32768, 64)),
+        ("opencl -device=gpu", False, ("gpu", 32768, 256)),
+        ("opencl -device=nope -max_num_threads=128", True, ("cpu", 32768, 128)),
+        ("opencl", False, ("cpu", 32768, 256)),
+    ],
+)
+def test_schedules_write_for_the_device_that_is_there(
+    target: str, there: bool, expected: tuple[str, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The GPU has 64 KiB of its own for a group of 64; what CPUs call local is a part of all memory."""
+    facts = (evolve(KNOWN[0], local_bytes=65536), *KNOWN[1:])
+    monkeypatch.setattr(kernels, "all_devices", lambda: facts if there else ())
+    profile = kernels.isa_for(fw.Target(target)).device
+    assert profile is not None
+    assert (profile.kind, profile.local_bytes, profile.max_group) == expected
 
 
 def test_no_device_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,10 +125,28 @@ def test_a_wrong_device_is_refused(target: str, monkeypatch: pytest.MonkeyPatch)
     """A reference that is off by a little more than the tolerance stands for a device that computes wrongly."""
     number = DEVICES[0].index
     assert selftest.run(devices.all_devices()[number]).problem is None
-    monkeypatch.setattr(selftest, "evaluate", lambda *given: [r + 1e-3 for r in fw.testing.evaluate(*given)])
+    monkeypatch.setattr(shared, "evaluate", lambda *given: [r + 1e-3 for r in fw.testing.evaluate(*given)])
     problem = selftest.run(devices.all_devices()[number]).problem
     assert problem is not None and "is wrong by 0.001" in problem
-    monkeypatch.setattr(selftest, "tested", lambda index: selftest.SelfTest(problem, 1.0))
+    monkeypatch.setattr(selftest, "tested", lambda index: shared.SelfTest(problem, 1.0))
     lib = fw.build(fw.nn.relu(fw.var("x", shape=(3, 5))), target)
     with pytest.raises(fw.FusewireError, match=r"failed the self-test and is not used: a result .* wrong by"):
         lib["default"](fw.device("opencl"))
+
+
+def test_a_test_that_did_not_end_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too little memory, or a compiler that is missing, may be otherwise the next time."""
+    monkeypatch.setenv("FUSEWIRE_CACHE_DIR", str(tmp_path))
+    results = [
+        shared.SelfTest("no memory", 0.1, ended=False),
+        shared.SelfTest("wrong", 0.1),
+        shared.SelfTest(None, 0.1),
+    ]
+    found = [shared.tested("a device", "identity", lambda: results.pop(0)).problem for _ in range(3)]
+    assert found == ["no memory", "wrong", "wrong"]
+
+
+@pytest.mark.parametrize("number", [-1, 1.5, "a", True])
+def test_a_number_that_no_device_has(number: object) -> None:
+    with pytest.raises(fw.DeviceNotFound, match="a device has a number from 0 on, got"):
+        fw.device("opencl", number)  # type: ignore[arg-type]

@@ -88,6 +88,18 @@ def test_large_thread_scratch_makes_work_items_take_shares() -> None:
     assert "64 * fw_item / fw_items" in head.text
 
 
+def test_on_request_work_items_take_shares_of_all_loops() -> None:
+    b = Builder()
+    copy(b, X, OUT, 0, 40)
+    copy(b, X, OUT, 40, 24)
+    b.store(OUT, (0,), 5.0)
+    plan = plan_launches(finished(b), shares=True)
+    (launch,) = plan.launches
+    assert launch.shared and launch.items == 40
+    printed = text(plan)
+    assert all(f"{n} * fw_item / fw_items" in printed for n in (40, 24, 1)) and "fw_scratch" not in printed
+
+
 def lockstep(extent: int, size: int) -> Builder:
     b = Builder()
     v = b.alloc("v", (size,), "float32", "team")

@@ -156,6 +156,23 @@ class TestLaziness:
         results(loaded, inputs)
         assert path.read_bytes() == before
 
+    @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc")
+    def test_weights_that_were_verified_take_up_no_memory(self, tmp_path: Path) -> None:
+        x = fw.var("x", shape=(8, 2048))
+        w = fw.const(np.arange(1 << 22, dtype=np.float32).reshape(2048, 2048))
+        fw.build(fw.Function([x], fw.nn.dense(x, w))).save(tmp_path / "m.fw")
+        assert (tmp_path / "m.fw").stat().st_size > 30 << 20  # as they are, and packed
+        code = (
+            "import mmap, sys, fusewire as fw\n"
+            "pages = lambda: int(open('/proc/self/statm').read().split()[1]) * mmap.PAGESIZE >> 20\n"
+            "kept = fw.load(sys.argv[1], verify_weights=False)\n"
+            "before = pages(); lib = fw.load(sys.argv[1]); print(pages() - before)\n"
+            "assert lib.params['p0'].sum() > 0; print(pages() - before)\n"
+        )
+        ended = subprocess.run([sys.executable, "-c", code, tmp_path / "m.fw"], capture_output=True, text=True)
+        loaded, read = map(int, ended.stdout.split())
+        assert loaded < 8 and read >= 16, ended.stderr
+
     def test_inputs_are_not_the_file(self, tmp_path: Path) -> None:
         x = fw.var("x", fw.TensorType((2, 3)))
         lib = fw.build(fw.Function([x], fw.Tuple([x + fw.const(X), fw.const(X)])))

@@ -63,7 +63,7 @@ PROGRAM, CODE = ("module", "program"), ("module", "code")
 
 EDITS: dict[str, tuple[Edit, str]] = {
     "format": (put("format", "zip"), "its format is 'zip', expected 'fusewire module'"),
-    "version": (put("version", 7), r"format version 7, written by fusewire '\d.*reads version 3"),
+    "version": (put("version", 7), r"format version 7, written by fusewire '\d.*reads version 5"),
     "no version": (lambda m: m.pop("version"), "format version None"),
     "version as text": (put("version", "1"), "format version '1'"),
     "byte order": (put("byteorder", "middle"), "its numbers are middle-endian"),

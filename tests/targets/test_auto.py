@@ -14,8 +14,8 @@ from fusewire.fuse.library import Executable, Library, Region, Rule
 from fusewire.targets import target
 from fusewire.targets.program import KernelStep, LibraryStep
 from fusewire.targets.tuning import auto
+from fusewire.targets.tuning.bench import fill_inputs
 from fusewire.targets.tuning.boundaries import Observed, alike, cells_of, common, observe, signature
-from fusewire.targets.tuning.cpu import fill_inputs
 from fusewire.targets.tuning.store import TuningStore
 from fusewire.testing import evaluate
 from tests.contrib.offload import Array, placed

@@ -231,7 +231,7 @@ class TestRefusals:
                 fw.build(function)
 
     def test_targets_and_devices(self) -> None:
-        for target in ("gpu9", None, "cuda", "cpu -libs=nothing", "cpu -mcpu=i386sx", "cpu -num-cores=0"):
+        for target in ("gpu9", None, "metal", "cpu -libs=nothing", "cpu -mcpu=i386sx", "cpu -num-cores=0"):
             with pytest.raises(fw.TargetError):
                 fw.build(x23() + 1.0, target)  # type: ignore[arg-type]
         lib = fw.build(x23() + 1.0)

@@ -17,6 +17,7 @@ Array = npt.NDArray[Any]
 DIRECT, DEPTHWISE = "conv2d_nchwc.cpu", "conv2d_depthwise_nchwc.cpu"
 WINOGRAD = {m: f"conv2d_winograd{m}_nchwc.cpu" for m in (2, 3, 4)}
 ROWS = "conv2d_winograd_rows_nchw.cpu"
+PAIRS = "conv2d_winograd_pairs_nchw.cpu"
 
 
 def layout(block: int) -> str:
@@ -156,6 +157,55 @@ def test_winograd_by_rows(
     assert check(blocked_conv(data, weight, (1, 1), padding=padding), target) == ROWS
 
 
+@pytest.mark.parametrize(
+    ("data", "weight", "padding"),
+    [
+        ((1, 3, 20, 64), (16, 3, 3, 3), 1),
+        ((2, 3, 21, 49), (20, 3, 3, 3), 1),  # an odd width, and a strip of every size
+        ((1, 2, 9, 54), (7, 2, 3, 3), (0, 2, 1, 1)),  # the last strip begins before the one in front ends
+        ((1, 8, 6, 33), (5, 8, 3, 3), (2, 0, 1, 3)),
+        ((1, 1, 18, 39), (1, 1, 2, 3), 0),
+        ((1, 2, 5, 40), (3, 2, 4, 3), 4),  # whole bands of rows outside of the picture
+    ],
+)
+@pytest.mark.parametrize("target", ["cpu -num-cores=2", "cpu -mcpu=x86-64-v3"])
+def test_winograd_by_pairs(
+    data: tuple[int, ...], weight: tuple[int, ...], padding: Any, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only(monkeypatch, PAIRS)
+    assert check(blocked_conv(data, weight, (1, 1), padding=padding), target) == PAIRS
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_pairs_take_part_in_what_stands_around(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A producer in front, a residual behind, and one whose elements lie across the lanes."""
+    only(monkeypatch, PAIRS)
+    rng = np.random.default_rng(0)
+    x, y, z = fw.var("x", shape=(1, 3, 10, 44), dtype=dtype), fw.var("y", shape=(1, 6, 10, 44), dtype=dtype), None
+    z = fw.var("z", shape=(44, 10, 6, 1), dtype=dtype)
+    w = fw.const(rng.standard_normal((6, 3, 3, 3)).astype(dtype))
+    net = fw.nn.relu(fw.nn.conv2d(x * fw.const(2.0, dtype), w, padding=1) + y) - fw.transpose(z)
+    function = fw.Function([x, y, z], net)
+    values = {p.name_hint: rng.standard_normal(tensor_type(p).static_shape).astype(dtype) for p in function.params}
+    lib = fw.build(function, "cpu -num-cores=2")
+    (want,) = fw.testing.evaluate(function, {k: v.astype(np.float64) for k, v in values.items()})
+    error = np.abs(lib(**values) - want).max() / np.abs(want).max()
+    assert error <= {"float32": 1e-6, "float64": 1e-14}[dtype]
+    assert PAIRS in [choice.chosen for choice in lib.explain("nn.conv2d").choices]
+
+
+def test_pairs_refuse_an_epilogue_of_wider_types() -> None:
+    x, w = fw.var("x", shape=(1, 3, 12, 48)), fw.const(np.ones((4, 3, 3, 3), np.float32))
+    net = fw.cast(fw.nn.conv2d(x, w, padding=1), "float64") * fw.const(2.0, "float64")
+    lib = fw.build(fw.Function([x], net), "cpu -num-cores=1")
+    value = np.random.default_rng(0).standard_normal((1, 3, 12, 48)).astype(np.float32)
+    (want,) = fw.testing.evaluate(fw.Function([x], net), {"x": value})
+    assert np.abs(lib(x=value) - want).max() <= 1e-5 * np.abs(want).max()
+    (choice,) = lib.explain("nn.conv2d").choices
+    (refusal,) = [c.refusal for c in choice.candidates if c.name == PAIRS]
+    assert refusal == "the operators behind it compute in wider types"
+
+
 def test_a_stride_leaves_few_products() -> None:
     """3x3 with stride 2: 81 products for a 4x4 tile instead of 144 (winograd_plan.py); 7x7: 169 instead of 784."""
     assert [plan(4, 3, 2, 1).rows, plan(4, 3, 1, 1).rows, plan(4, 7, 2, 1).rows] == [81, 36, 169]
@@ -172,6 +222,9 @@ def test_a_stride_leaves_few_products() -> None:
         ((1, 1), 16, (3, 3), {"padding": 1}),
         ((5, 40), 16, (1, 1), {}),
         ((4, 4), 16, (3, 3), {"padding": 5}),
+        ((4, 61), 16, (3, 3), {"padding": 1}),
+        ((5, 61), 16, (3, 3), {"padding": 1, "strides": 2}),
+        ((6, 47), 16, (3, 5), {"padding": (2, 7), "dilation": (2, 3)}),
     ],
 )
 def test_depthwise(size: tuple[int, int], channels: int, window: tuple[int, int], attrs: dict[str, Any]) -> None:
@@ -217,9 +270,18 @@ def test_the_cost_model_chooses() -> None:
     assert chosen(64, 56, window=1) == DIRECT
 
 
-def test_few_channels_in_plain_layout_take_rows() -> None:
-    assert check(blocked_conv((1, 3, 40, 48), (16, 3, 3, 3), (1, 1), padding=1)) == ROWS
-    assert check(blocked_conv((1, 3, 40, 48), (16, 3, 3, 3), (1, 1), padding=1, strides=2)) == "conv2d_nchw.cpu"
+def test_few_channels_in_plain_layout() -> None:
+    """Pairs of columns want many registers, and strips that fill their vectors."""
+
+    def chosen(channels: int, width: int, level: int, **attrs: Any) -> str:
+        function = blocked_conv((1, channels, 60, width), (32, channels, 3, 3), (1, 1), padding=1, **attrs)
+        (choice,) = fw.build(function, f"cpu -mcpu=x86-64-v{level} -num-cores=1").explain("nn.conv2d").choices
+        return choice.chosen
+
+    assert chosen(3, 64, 4) == PAIRS
+    assert chosen(8, 60, 4) == ROWS
+    assert chosen(3, 64, 3) == ROWS
+    assert chosen(3, 64, 4, strides=2) == "conv2d_nchw.cpu"
 
 
 def test_a_weight_that_is_not_known_rules_winograd_out() -> None:

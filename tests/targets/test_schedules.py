@@ -17,6 +17,7 @@ from fusewire.targets.lower import make_problem
 from fusewire.targets.program import KernelStep, Program, make_program
 from fusewire.targets.prove import verify
 from fusewire.targets.rewrite import walk
+from fusewire.targets.scales import prepared
 from fusewire.targets.schedules import conv
 from tests.direct import AVX2, AVX512, SSE, Array, c_text, run_kernels
 
@@ -44,7 +45,7 @@ def only_group(graph: fw.Expr, isa: Isa, threads: int = 4) -> tuple[KernelStep, 
         direct = Decision("conv2d_nchw.cpu", next(iter(conv.configs(problem))))
     lowered, _, _ = implement(problem, direct)
     names = {slots[0]: name for name, slots in program.inputs.items()}
-    known = {k: lowered.packed[k](array) if k in lowered.packed else array for k, array in constants.items()}
+    known = {k: prepared(k, problem.scales, lowered.packed, constants.__getitem__) for k in constants}
     return step, lowered.kernel, [known[k] if k in known else names[slot] for k, slot in enumerate(step.inputs)]
 
 

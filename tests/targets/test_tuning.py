@@ -10,9 +10,11 @@ import pytest
 import fusewire as fw
 from fusewire.targets.lower import make_problem
 from fusewire.targets.program import KernelStep
+from fusewire.targets.tuning import decide
 from fusewire.targets.tuning import tune as tuning
-from fusewire.targets.tuning.cpu import CpuBench, constants_of, mismatch, options_of, sweep_for
-from fusewire.targets.tuning.decide import key_of
+from fusewire.targets.tuning.bench import constants_of, mismatch, options_of
+from fusewire.targets.tuning.cpu import CpuBench, cpu_benches
+from fusewire.targets.tuning.decide import place_of, work_of
 from fusewire.targets.tuning.search import Option, Outcome
 from fusewire.targets.tuning.store import TuningStore
 from tests.cli_models import Array, bad_usage, classifier, failed, fine
@@ -58,7 +60,9 @@ def decided(store: TuningStore, implementation: str, config: dict[str, int]) -> 
         assert isinstance(step, KernelStep)
         if "conv2d" in step.name:
             known = tuple(constants_of(lib.program, step))
-            store.decide(key_of(step.function, lib.code.isa, 1, known), implementation, config, "normal")
+            place = place_of(lib.target, lib.code.isa, 1)
+            assert place is not None
+            store.decide(place.key(step.function, known), implementation, config, "normal")
     return fw.build(mod, TARGET, params, records=store)
 
 
@@ -94,7 +98,11 @@ def test_a_wrong_kernel_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     mod, params = network()
     lib = fw.build(mod, TARGET, params)
     step = next(s for s in lib.program.leaf_steps() if "conv2d" in s.name and isinstance(s, KernelStep))
-    bench = CpuBench.of(step.function, constants_of(lib.program, step), lib.code.isa, 1, sweep_for(lib.program))
+    constants = constants_of(lib.program, step)
+    options = options_of(make_problem(step.function, "K", lib.code.isa, 1, tuple(constants)))
+    with cpu_benches(lib.runnable) as make_bench:
+        bench = make_bench(step.function, constants, options)
+    assert isinstance(bench, CpuBench)
     good = bench.make(bench.options[:1])[0]
     assert not isinstance(good, str) and good.seconds() > 0
     off = [array + 1e-2 for array in bench._reference]
@@ -173,6 +181,39 @@ def test_options_begin_with_what_runs_anyway() -> None:
         assert isinstance(step, KernelStep)
         problem = make_problem(step.function, "K", lib.code.isa, 1, tuple(constants_of(lib.program, step)))
         assert options_of(problem)[0].implementation == lib.code.of(step).implementation
+
+
+def test_records_say_what_they_are_for() -> None:
+    conv = fw.nn.conv2d(fw.var("x", shape=(1, 2, 9, 9, 16)), fw.const(np.zeros((40, 32, 3, 5), np.float32)),
+                        strides=(2, 1), padding=(1, 2), data_layout="NCHW16c", out_layout="NCHW8c")  # fmt: skip
+    lib = fw.build(fw.nn.relu(conv), TARGET)
+    (step,) = (s for s in lib.program.leaf_steps() if "conv2d" in s.name)
+    assert work_of(step.function).startswith("nn.conv2d+nn.relu 32_40_3_5_2_1_1_1 Tensor[(1, 2, 9, 9, 16), float32] ")
+
+
+def test_targets_without_tuning_say_so() -> None:
+    mod, params = network()
+    with pytest.raises(fw.FusewireError, match="tuning is there for the targets cpu and opencl, got cuda"):
+        fw.tune(mod, "cuda", params)
+    with pytest.raises(fw.TargetError, match="-libs=auto measures on cpu only, not on opencl"):
+        fw.build(mod, "opencl -libs=auto", params)
+
+
+def test_a_locked_build_needs_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was decided for a device cannot be looked up without it; other builds go on as if nothing was tuned."""
+
+    def missing(wanted: str | None) -> None:
+        raise fw.DeviceNotFound("there is no OpenCL device")
+
+    monkeypatch.setattr(decide, "find", missing)
+    mod, params = network()
+    store = TuningStore()
+    decided(store, "loops.cpu", {})
+    assert "__kernel" in fw.build(mod, "opencl", params, records=store).get_source()
+    path = tmp_path / "fusewire.lock"
+    path.write_text("")
+    with pytest.raises(fw.DeviceNotFound, match="there is no OpenCL device"):
+        fw.build(mod, "opencl", params, records=path, locked=True)
 
 
 # Lock files

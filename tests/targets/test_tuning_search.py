@@ -13,7 +13,7 @@ from fusewire.ir.loops import Kernel
 from fusewire.targets.cpuinfo import Isa
 from fusewire.targets.implement import Chosen, entries, finish
 from fusewire.targets.lower import make_problem
-from fusewire.targets.schedules.space import Config, register_tiles, space
+from fusewire.targets.schedules.space import GROUP, Config, register_tiles, space
 from fusewire.targets.tuning.search import FINAL_ROUNDS, FIRST_RUNS, Option, Trial, ranked, search
 from fusewire.targets.tuning.store import Timing
 from tests.direct import AVX2, AVX512, Array, run_kernels
@@ -41,6 +41,7 @@ class FakeBench:
     speeds: dict[str, float | Sequence[float] | str]
     predicted: dict[str, float] = field(factory=dict)
     made: list[str] = field(factory=list)
+    sizes: Sequence[int] = ()
 
     @property
     def options(self) -> Sequence[Option]:
@@ -50,6 +51,22 @@ class FakeBench:
         self.made += [_name(option) for option in options]
         found = [self.speeds[_name(option)] for option in options]
         return [f if isinstance(f, str) else Fake([f] if isinstance(f, int | float) else f) for f in found]
+
+    def resized(self, option: Option) -> Sequence[Option]:
+        return [Option(option.implementation, {**option.config, GROUP: size}) for size in self.sizes]
+
+
+@define
+class SizedBench(FakeBench):
+    """Work-groups of 4 are best."""
+
+    def make(self, options: Sequence[Option]) -> Sequence[Trial | str]:
+        made = super().make(options)
+        slow = {2: 1.0, 4: 0.5, 8: 2.0}
+        return [
+            trial if isinstance(trial, str) else Fake([trial.seconds() * slow.get(option.config.get(GROUP, 0), 1.0)])
+            for option, trial in zip(options, made, strict=True)
+        ]
 
 
 def _option(name: str, predicted: float = 0.0) -> Option:
@@ -111,9 +128,70 @@ def test_far_behind_is_given_up() -> None:
     speeds: dict[str, float | Sequence[float] | str] = {"a/0": 1.0}
     speeds |= {f"slow/{n}": 9.0 for n in range(30)} | {f"near/{n}": 1.2 for n in range(30)}
     bench = FakeBench(speeds)
-    search(bench, None, None)
+    search(bench, 60, None)
     assert sum(name.startswith("near") for name in bench.made) == 30
     assert sum(name.startswith("slow") for name in bench.made) < 10
+
+
+def test_without_a_limit_all_are_tried() -> None:
+    speeds: dict[str, float | Sequence[float] | str] = {"a/0": 1.0}
+    bench = FakeBench(speeds | {f"slow/{n}": 9.0 for n in range(30)})
+    search(bench, None, None)
+    assert len(bench.made) == 31
+
+
+@define
+class Failing(Fake):
+    """A candidate that fails from its run number `good` on."""
+
+    good: int = 0
+
+    def seconds(self) -> float:
+        if self.runs >= self.good:
+            raise fw.FusewireError("crashed (signal SIGSEGV)")
+        return super().seconds()
+
+
+@define
+class FailingBench(FakeBench):
+    """One candidate fails from its run number `good` on."""
+
+    failing: str = ""
+    good: int = 0
+
+    def make(self, options: Sequence[Option]) -> Sequence[Trial | str]:
+        made = zip(options, super().make(options), strict=True)
+        return [Failing([1.0], good=self.good) if _name(option) == self.failing else trial for option, trial in made]
+
+
+@pytest.mark.parametrize("good", [0, 1, FIRST_RUNS, FIRST_RUNS + 3, FIRST_RUNS + FINAL_ROUNDS])
+def test_what_fails_while_it_is_timed_is_never_chosen(good: int) -> None:
+    bench = FailingBench({"a/0": 5.0, "a/1": 4.0, "b/0": 1.0}, failing="b/0", good=good)
+    found = search(bench, None, None)
+    assert _name(found.best) == "a/1"
+    assert [t.implementation for t in found.timings if t.problem == "crashed (signal SIGSEGV)"] == ["b"]
+
+
+def test_a_first_guess_that_fails_later_gives_way() -> None:
+    bench = FailingBench({"a/0": 5.0, "a/1": 6.0}, failing="a/0", good=FIRST_RUNS + 3)
+    assert _name(search(bench, None, None).best) == "a/1"
+
+
+def test_sizes_of_work_groups_are_tried_for_the_fastest() -> None:
+    bench = SizedBench({f"a/{n}": 10.0 - n for n in range(6)}, sizes=(2, 4, 8))
+    found = search(bench, None, None)
+    assert found.best == Option("a", {"n": 5, GROUP: 4})
+    sized = [t.config for t in found.timings if GROUP in t.config]
+    assert len(sized) == 9 and {c["n"] for c in sized} == {3, 4, 5}
+    assert [c[GROUP] for c in sized] == [2, 2, 2, 4, 4, 4, 8, 8, 8]
+
+
+def test_a_third_of_the_trials_is_for_sizes() -> None:
+    speeds: dict[str, float | Sequence[float] | str] = {f"a/{n}": 10.0 - n for n in range(40)}
+    tried = [GROUP in t.config for t in search(SizedBench(speeds, sizes=(2, 4, 8)), 6, None).timings]
+    assert tried == [False] * 5 + [True] * 2
+    alone = search(SizedBench({"a/0": 5.0}, sizes=(2, 4, 8)), 2, None)
+    assert [t.config.get(GROUP) for t in alone.timings] == [None, 2, 4]
 
 
 def test_ranking() -> None:

@@ -1,0 +1,56 @@
+"""Kernels that stream as CUDA C++: what a GPU gets is taken, and computes on the host what NumPy does."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fusewire as fw
+from fusewire.targets.launched import gpu
+from fusewire.targets.launched.selftest import SelfTest
+from fusewire.testing import evaluate
+from tests.cuda.double import Double, install
+from tests.cuda.host import compiler
+
+RNG = np.random.default_rng(5)
+CASES: dict[str, tuple[str, tuple[tuple[int, ...], ...], Callable[..., Any]]] = {
+    "softmax": ("rows_once", ((5, 257),), lambda x: fw.nn.softmax(x)),
+    "vectors": ("rows_once", ((9, 1024),), lambda x: fw.nn.log_softmax(x)),
+    "columns": ("columns_once", ((2, 40, 300),), lambda x: fw.nn.softmax(x, axis=1)),
+    "chunks": ("reduce_chunks", ((300, 200),), lambda x: fw.max(x)),
+    "turned": ("maps_turned", ((2, 40, 37),), lambda x: fw.exp(fw.transpose(x, (0, 2, 1)))),
+    "attention": (
+        "attention_flash",
+        ((1, 2, 20, 16), (1, 2, 40, 16), (1, 2, 40, 8), (20, 40)),
+        lambda *given: fw.nn.attention(given[0], given[1], given[2], given[3], scale=0.25),
+    ),
+}
+
+
+@pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler for x86")
+@pytest.mark.parametrize("name", CASES)
+def test_streams_are_taken_and_agree_with_numpy(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "tested", lambda *given: SelfTest(None, 0.0))
+    install(monkeypatch, Double())
+    wanted, shapes, make = CASES[name]
+    inputs = [fw.var(f"x{k}", shape=shape) for k, shape in enumerate(shapes)]
+    function = fw.Function(inputs, make(*inputs))
+    lib = fw.build(function, "cuda")
+    code: Any = lib.runnable.code
+    assert [step.implementation for step in code.steps.values()] == [f"{wanted}.cuda"]
+    feed = {f"x{k}": RNG.uniform(-2, 2, shape).astype(np.float32) for k, shape in enumerate(shapes)}
+    module = fw.GraphModule(lib["default"](fw.device("cuda")))
+    module.run(**feed)
+    for k, expected in enumerate(evaluate(function, feed)):
+        np.testing.assert_allclose(module.get_output(k).numpy(), expected, rtol=1e-5, atol=2e-5)
+
+
+def test_rows_are_read_once_in_vectors_and_joined_by_shuffles() -> None:
+    x = fw.var("x", shape=(64, 1000))
+    lib = fw.build(fw.Function([x], fw.nn.softmax(x)), "cuda")
+    code: Any = lib.runnable.code
+    (step,) = code.steps.values()
+    body = step.source[step.source.index("__global__") :]
+    assert body.count("fw_load<v4f32, 16>(&p0[") == 2 and body.count("p0[") == 2  # 1000 elements, 128 items
+    assert "fw_item_xor16_f32(" in body and body.count("__syncthreads") == 2

@@ -1,0 +1,225 @@
+"""python -m benchmarks.gpu without a GPU: what it would run, its reports, its children; and the sections, on OpenCL."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import fusewire as fw
+from benchmarks.gpu import checks, children, command, jobs, models, needs, report, twin, worker
+from benchmarks.gpu.jobs import COMPILED, EAGER, Job
+from tests.opencl.present import DEVICES, needs_device
+
+WORKER = Job("layers", "simple", 1, "float32", "cpu")
+
+
+def invoke(*words: object, code: int = 0) -> str:
+    done = CliRunner().invoke(command.main, [str(w) for w in words])
+    assert done.exit_code == code, done.output
+    return done.output
+
+
+def test_the_list_has_what_a_gpu_is_needed_for() -> None:
+    text = invoke("--list")
+    for name in jobs.SECTIONS:
+        assert f"{name} (" in text
+    makers = ["cuda", "cuda -libs=cudnn", "cuda -libs=cudnn,cublas", EAGER, COMPILED]
+    assert (
+        f"tutorial ({510 * 25 / sum(jobs.SECTIONS.values()):.0f} s)\n  simple, 1, float32: {', '.join(makers)}" in text
+    )
+    assert "  matmul, 8192, bfloat16: cuda, cuda -libs=cudnn,cublas, torch eager\n" in text
+    for network in ("resnet50", "bert", "gpt2_step"):
+        for batch in (1, 8, 64):
+            for precision in ("float32", "tf32", "bfloat16"):
+                assert f"  {network}, {batch}, {precision}: cuda, cuda -libs=cudnn,cublas, torch eager" in text
+    assert "tests/ops/test_oracle.py" in text and "tests/test_random_graphs.py" in text
+    assert all((children.ROOT / file).exists() for file in checks.TESTS)
+
+
+def test_batch_1_in_float32_comes_first_and_targets_say_the_precision() -> None:
+    made = jobs.jobs("networks", "cuda")
+    assert {(j.batch, j.precision) for j in made[:12]} == {(1, "float32")}
+    assert next(j for j in made if j.precision == "tf32").target == "cuda -precision=tf32"
+    assert jobs.jobs("gemm", "cuda")[0].target == "cuda"  # bfloat16 by its types
+    assert all(j == jobs.named(j.name) for name in jobs.MEASURED for j in jobs.jobs(name, "rocm"))
+    assert {j.precision for j in jobs.jobs("layers", "opencl")} == {"float32"}  # it has no tf32
+
+
+def test_wrong_words() -> None:
+    assert "there is no 'nets'; there are environment," in invoke("--sections", "nets", code=2)
+    assert "unknown" in invoke("--target", "gpu", code=2).lower()
+
+
+def test_what_is_missing_is_said_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"attr", "cupy"}
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name if name in found else None)
+    assert "attrs" not in needs.absent(needs.PACKAGES)
+    with pytest.raises(SystemExit, match="pip install click ml_dtypes"):
+        needs.require()
+    assert needs.notes("opencl")[0] == "nothing can run on opencl: pip install pyopencl"
+    assert needs.notes("cuda")[0] == "there is no torch: no rows of PyTorch"
+
+
+def test_a_job_on_the_cpu_is_a_row() -> None:
+    row, goes_on = worker.answer(WORKER.name, small=True)
+    assert goes_on and row["difference"] < 1e-5 and row["ms"]["min"] > 0 and row["steps"] == 1
+    assert row["flops"] >= 2 * 27 * 16 * 32 * 32 and row["longest"][0]["by"].startswith("conv2d")
+    refused, goes_on = worker.answer("layers/simple/1/tf32/cpu", small=True)
+    assert goes_on and "bad value 'tf32'" in refused["error"]
+    broken, goes_on = worker.answer("layers/none/1/float32/cpu", small=True)
+    assert not goes_on and broken["error"].startswith("KeyError")
+
+
+def test_products_and_kernels_on_the_cpu() -> None:
+    for name in ("gemm/matmul/64/bfloat16/cpu", "streaming/softmax_last/262144/float32/cpu"):
+        row, _ = worker.answer(name, small=True)
+        assert "error" not in row and row["difference"] < 1e-2 and row["nbytes"] > 0
+
+
+def script(folder: Path, text: str) -> list[str]:
+    """A command that runs a Python text, whatever follows."""
+    (folder / "child.py").write_text(text)
+    return [sys.executable, str(folder / "child.py")]
+
+
+def test_children_that_crash_lose_their_own_job_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (
+        "import json, os, sys, time\n"
+        "for name in sys.argv[1:]:\n"
+        "  print(json.dumps({'begun': name}), flush=True)\n"
+        "  if name == 'crash': print('out of luck', file=sys.stderr, flush=True); os.abort()\n"
+        "  if name == 'hang': time.sleep(60)\n"
+        "  print(json.dumps({'job': name}), flush=True)\n"
+        "  if name == 'leave': sys.exit(3)\n"
+    )
+    monkeypatch.setattr(children, "_WORKER", tuple(script(tmp_path, text)))
+    kept: list[Any] = []
+    status = children.rows(["a", "crash", "leave", "b", "crash"], time.monotonic() + 60, kept.append)
+    died = {"job": "crash", "error": "the process died: out of luck"}
+    assert (status, kept) == (children.DONE, [{"job": "a"}, died, {"job": "leave"}, {"job": "b"}, died])
+    kept.clear()
+    assert children.rows(["a", "hang", "b"], time.monotonic() + 2, kept.append) == children.LATE
+    assert kept == [{"job": "a"}]
+    monkeypatch.setattr(children, "_WORKER", tuple(script(tmp_path, "raise SystemExit('no such thing')")))
+    kept.clear()
+    assert children.rows(["a", "b"], time.monotonic() + 60, kept.append) == children.DONE
+    assert [row["error"] for row in kept] == ["the process did not start: no such thing"] * 2
+
+
+def test_commands_end_in_time(tmp_path: Path) -> None:
+    done = children.command(script(tmp_path, "import time; print('hello', flush=True); time.sleep(60)"), 2)
+    assert done.code is None and done.tail == "hello\n" and done.seconds < 30
+    assert children.command(script(tmp_path, "raise SystemExit(4)"), 60).code == 4
+
+
+def test_outcomes_of_tests(tmp_path: Path) -> None:
+    file = tmp_path / "test_it.py"
+    file.write_text(
+        "import os, pytest\ndef test_target(): assert os.environ['FUSEWIRE_TEST_TARGET'] == 'opencl'\n"
+        "def test_wrong(): assert 1 == 2\n@pytest.mark.skip\ndef test_left(): ...\n"
+    )
+    row = checks.tests("opencl", 120, [str(file)], processes=1)
+    assert (row["passed"], row["failed"], row["skipped"], row["status"]) == (1, 1, 1, children.DONE)
+    assert row["failures"][0]["test"].endswith("test_wrong") and "assert 1 == 2" in row["failures"][0]["why"]
+
+
+def test_findings_of_compute_sanitizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clean = "========= COMPUTE-SANITIZER\n========= ERROR SUMMARY: 0 errors\n"
+    assert checks.findings(clean) == {"errors": 0, "first": []}
+    bad = "========= Invalid __global__ write of size 4 bytes\n========= ERROR SUMMARY: 2 errors\n"
+    assert checks.findings(bad) == {"errors": 2, "first": ["========= Invalid __global__ write of size 4 bytes"]}
+    assert checks.findings("========= RACECHECK SUMMARY: 1 hazard displayed (1 error, 0 warnings)\n")["errors"] == 1
+    assert checks.findings("")["errors"] is None
+    program = tmp_path / "compute-sanitizer"  # writes a log, and runs nothing
+    program.write_text(f"#!{sys.executable}\nimport sys\nopen(sys.argv[4], 'w').write({bad!r})\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    row = checks.sanitized("cuda", 60)
+    assert row["memcheck"]["errors"] == row["racecheck"]["errors"] == 2 and row["memcheck"]["failed"]
+    assert checks.sanitized("opencl", 60)["status"] == "left out"
+
+
+def row(engine: str, ms: float, **more: Any) -> dict[str, Any]:
+    job = Job("layers", "simple", 1, "float32", engine)
+    return {
+        "job": job.name,
+        "ms": {"median": ms, "min": ms, "runs": 3},
+        "device_ms": ms / 2,
+        "difference": 1e-7,
+        **more,
+    }
+
+
+def test_reports(tmp_path: Path) -> None:
+    failed = {
+        "job": Job("layers", "simple", 1, "float32", "cuda -libs=cudnn").name,
+        "error": "LibraryNotFound: no cudnn",
+    }
+    rows = [row("cuda", 2.0, flops=4e9, nbytes=1), row(EAGER, 3.0), row(COMPILED, 5.0), failed]
+    streaming = [{"job": "copy/cuda/8", "gbytes": 4000.0}]
+    streaming.append({**row("cuda", 1.0, nbytes=1.8e9), "job": "streaming/add/64/float32/cuda"})
+    sections = {"layers": {"status": "done", "seconds": 3.0, "rows": rows, "not_reached": ["x"]},
+                "streaming": {"status": "done", "rows": streaming},
+                "tests": {"status": "done", "passed": 3, "failed": 0, "skipped": 1, "failures": []}}  # fmt: skip
+    whole = {"about": {"device": "A GPU", "date": "2026-01-01"}, "sections": sections}
+    text = report.markdown(whole)
+    assert report.engines_of(rows) == ["cuda", "cuda -libs=cudnn", EAGER, COMPILED]
+    line = next(part for part in text.splitlines() if part.startswith("| simple"))
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells == ["simple", "1", "float32", "2.000 (1.000)", "failed", "3.000 (1.500)", "5.000 (2.500)",
+                     "1.50 / 1.50", "4.00", "1.0e-07", "1.0e-07"]  # fmt: skip
+    assert "cuda -libs=cudnn: LibraryNotFound: no cudnn" in text and "Not reached: 1" in text
+    assert "3600 | 90%" in " ".join(text.split()) and "3 passed, 0 failed, 1 skipped" in text
+    assert report.ratio({EAGER: rows[1]}, "ms") is None
+    pytest.importorskip("matplotlib")
+    report.figure(whole, tmp_path / "f.png")
+    assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", models.SMALL)
+def test_twins_of_networks_compute_the_same(name: str) -> None:
+    torch = pytest.importorskip("torch")
+    model = models.SMALL[name](2)
+    forward, inputs = twin.twin(model, torch, "cpu", torch.float64)
+    got = forward(*inputs)
+    results = got if isinstance(got, tuple) else (got,)
+    expected = fw.testing.evaluate(model.function, {**model.params, **model.inputs})
+    assert len(results) == len(expected)
+    for one, other in zip(results, expected, strict=True):
+        np.testing.assert_allclose(one.numpy(), other, rtol=1e-6, atol=1e-6)
+
+
+def test_without_a_device_nothing_is_begun(tmp_path: Path) -> None:
+    if not command.device_name("cuda").startswith(command.NO_DEVICE):
+        pytest.skip("there is a GPU")
+    ended = CliRunner().invoke(command.main, ["--sections", "tutorial", "--small", "--folder", str(tmp_path)])
+    assert ended.exit_code == 1 and "Error: no device: " in ended.output and not list(tmp_path.iterdir())
+
+
+@needs_device
+def test_the_sections_on_opencl(tmp_path: Path) -> None:
+    target = f"opencl -device={DEVICES[0].index}"
+    words = [
+        "--target",
+        target,
+        "--small",
+        "--folder",
+        tmp_path,
+        "--sections",
+        "environment,streaming",
+        "--seconds",
+        300,
+    ]
+    text = invoke(*words)
+    (path,) = tmp_path.glob("*.json")
+    made = json.loads(path.read_text())["sections"]
+    row, _ = worker.answer(Job("layers", "simple", 1, "float32", target).name, small=True)
+    assert row["difference"] < 1e-5
+    rows = {r["job"].split("/")[1]: r for r in made["streaming"]["rows"]}
+    assert made["streaming"]["rows"][0]["gbytes"] > 0 and "| softmax_last" in text
+    assert all(rows[name]["difference"] < 1e-2 for name in jobs.KERNELS)
