@@ -146,9 +146,9 @@ def test_mistakes(tmp_path: Path) -> None:
     mod, params = network()
     with pytest.raises(fw.FusewireError, match="no tuning level 'extreme'; the levels are none, fast"):
         fw.tune(mod, TARGET, params, level="extreme")
-    with pytest.raises(fw.FusewireError, match="trials must not be negative, got -1"):
+    with pytest.raises(fw.FusewireError, match="trials must be a number that is not negative, got -1"):
         fw.tune(mod, TARGET, params, trials=-1)
-    with pytest.raises(fw.FusewireError, match="seconds must not be negative, got -1"):
+    with pytest.raises(fw.FusewireError, match="seconds must be a number that is not negative, got -1"):
         fw.tune(mod, TARGET, params, seconds=-1)
     with pytest.raises(fw.FusewireError, match="cannot read tuning records"):
         fw.build(mod, TARGET, params, records=tmp_path)
