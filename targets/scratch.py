@@ -61,14 +61,16 @@ def sweep(parent: Path) -> list[Path]:
     """Remove this user's scratch folders that no process holds; returns them."""
     found: list[Path] = []
     with contextlib.suppress(OSError), os.scandir(parent) as items:
-        found = [
-            Path(item.path)
-            for item in items
-            if item.name.startswith(PREFIX)
-            and item.is_dir(follow_symlinks=False)
-            and item.stat(follow_symlinks=False).st_uid == os.getuid()
-        ]
+        found = [Path(item.path) for item in items if item.name.startswith(PREFIX) and _own(item)]
     return [folder for folder in found if _abandoned(folder)]
+
+
+def _own(item: os.DirEntry[str]) -> bool:
+    """Whether something is a folder of this user's; what has gone since it was listed is not."""
+    try:
+        return item.is_dir(follow_symlinks=False) and item.stat(follow_symlinks=False).st_uid == os.getuid()
+    except OSError:
+        return False
 
 
 def _abandoned(folder: Path) -> bool:

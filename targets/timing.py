@@ -74,12 +74,12 @@ class StepTime:
     @property
     def gflops(self) -> float:
         """10^9 operations per second. Of Winograd's convolutions too it is the definition's operations that count."""
-        return self.flops / self.seconds / 1e9
+        return _each(self.flops, self.seconds) / 1e9
 
     @property
     def gbytes(self) -> float:
         """10^9 bytes per second."""
-        return self.nbytes / self.seconds / 1e9
+        return _each(self.nbytes, self.seconds) / 1e9
 
     def cells(self) -> list[str]:
         """The step as a row of the table under `COLUMNS`."""
@@ -138,6 +138,11 @@ class Profile:
         return "\n".join([str(table), *self.notes()])
 
 
+def _each(amount: float, taken: float) -> float:
+    """An amount for each second; 0 where a step takes no time: on a device one without elements has no launches."""
+    return amount / taken if taken else 0.0
+
+
 def profiled(times: Sequence[tuple[str, str, float, Work | None]], peaks: Peaks | None) -> Profile:
     """A profile of steps, given as (name, implementation, seconds, work); steps without work are host's."""
     whole = sum(taken for _, _, taken, _ in times) or 1.0
@@ -145,7 +150,7 @@ def profiled(times: Sequence[tuple[str, str, float, Work | None]], peaks: Peaks 
     for name, by, taken, work in times:
         least, bound = peaks.roof(work) if peaks and work else (0.0, "")
         flops, nbytes = (work.flops, work.nbytes) if work else (0, 0)
-        steps.append(StepTime(name, by, taken, taken / whole, flops, nbytes, least / taken, bound))
+        steps.append(StepTime(name, by, taken, taken / whole, flops, nbytes, _each(least, taken), bound))
     return Profile(tuple(steps), peaks)
 
 

@@ -261,9 +261,9 @@ class LaunchEngine:
 
     def read(self, slot: int) -> Array:
         """A tensor as it is just now: where it lies if this process sees it, else a copy."""
-        type_, constants = self.lib.program.slots[slot], self.lib.program.constants
-        if slot in constants:
-            return constants[slot]
+        type_, constants, root = self.lib.program.slots[slot], self.lib.program.constants, self.lib.program.root(slot)
+        if root in constants:
+            return constants[root].reshape(type_.static_shape)
         if not type_.nbytes:
             return np.empty(type_.static_shape, numpy_dtype(type_.dtype))
         place = self._place(slot)

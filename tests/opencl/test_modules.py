@@ -157,6 +157,20 @@ class TestRunning:
         assert [s.implementation for s in profile.steps] == ["loops.opencl"] and profile.steps[0].seconds > 0
         assert module.benchmark(repeat=1, number=1).min > 0
 
+    def test_a_condition_that_shows_a_constant(self, target: str) -> None:
+        x, flag = fw.var("x", shape=(4,)), fw.reshape(fw.const(np.array([True])), ())
+        with fw.transform.PassContext(disabled_pass=["FoldConstant"]):
+            lib = fw.build(fw.Function([x], fw.If(flag, fw.negative(x), x)), target)
+        assert lib.program.views
+        np.testing.assert_array_equal(lib(x=np.ones(4, np.float32)), -np.ones(4))
+
+    def test_the_profile_of_a_step_without_elements(self, target: str) -> None:
+        none = fw.var("none", shape=(0, 4))
+        module = module_of(fw.Tuple([fw.nn.relu(none), fw.sum(none, axis=0)]), target)
+        profile = module.profile(repeat=2, none=np.zeros((0, 4), np.float32))
+        empty, whole = sorted(profile.steps, key=lambda step: step.seconds)
+        assert empty.seconds == empty.gflops == empty.gbytes == empty.share == 0 < whole.share
+
 
 @each_device
 def test_as_on_a_gpu(target: str, monkeypatch: pytest.MonkeyPatch) -> None:

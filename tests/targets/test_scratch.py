@@ -1,5 +1,6 @@
 """Scratch folders: gone at the end, and swept away where their process was killed."""
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -8,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,6 +57,34 @@ def test_what_a_killed_process_left_is_swept_and_nothing_else(tmp_path: Path) ->
     with scratch_folder("next") as folder:
         assert not left.exists()
         assert {*tmp_path.iterdir()} == {folder, *others, tmp_path / "fusewire-link"}
+
+
+def test_what_goes_while_it_is_listed_keeps_nothing_else_from_being_swept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("fusewire-a", "fusewire-b", "fusewire-c"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / OWNER).touch()
+
+    class Gone:
+        name, path = "fusewire-gone", str(tmp_path / "fusewire-gone")
+
+        def is_dir(self, follow_symlinks: bool) -> bool:
+            return True
+
+        def stat(self, follow_symlinks: bool) -> os.stat_result:
+            return os.stat(self.path)
+
+    scandir = os.scandir
+
+    def listed(path: Any) -> Any:
+        if path != tmp_path:
+            return scandir(path)
+        with scandir(path) as items:
+            return contextlib.nullcontext([Gone(), *items])
+
+    monkeypatch.setattr(os, "scandir", listed)
+    assert len(sweep(tmp_path)) == 3 and not [*tmp_path.iterdir()]
 
 
 def test_a_folder_whose_owner_is_gone_is_kept_without_its_mark(tmp_path: Path) -> None:
