@@ -23,7 +23,7 @@ from ..ir.types import nbytes
 from .artifact.write import save
 from .backends import backend_of
 from .cpu import CpuCode, cpu_code
-from .cpuinfo import usable_cores
+from .cpuinfo import Isa, usable_cores
 from .device import Device, device
 from .executor import GraphModule
 from .explain import Explanation, Report
@@ -221,7 +221,8 @@ class CompiledModule:
 
         Args:
             name: which function.
-            kind: "c" for cpu, "opencl" for opencl, or "loops" (the loop IR); the target's own language if left out.
+            kind: the target's own language ("c" for cpu, "opencl", "cuda", or "hip" for rocm), which is meant if it is
+                left out, or "loops" (the loop IR).
 
         Raises:
             FusewireError: the kind or the name is unknown.
@@ -283,7 +284,7 @@ def build(
     store = open_store(records, locked, must_exist=not where.libs_auto)
 
     def assemble(libraries: Sequence[Library]) -> CompiledModule:
-        return _assemble(main, where, libraries, mod_name, store)
+        return _assemble(main, where, isa, libraries, mod_name, store)
 
     if not where.libs_auto:
         return assemble(libraries_of(where))
@@ -293,12 +294,11 @@ def build(
 
 
 def _assemble(
-    main: Function, where: Target, libraries: Sequence[Library], mod_name: str, store: TuningStore
+    main: Function, where: Target, isa: Isa, libraries: Sequence[Library], mod_name: str, store: TuningStore
 ) -> CompiledModule:
     """Compile a typed function without free names, with just these libraries."""
     decisions: list[Decision] = []
     strict = where.strict and not where.libs_auto
-    isa = backend_of(where.kind).isa(where)
     passes = pipeline(
         libraries,
         decisions,
@@ -315,7 +315,7 @@ def _assemble(
     if not where.libs_auto:
         warn_unused(libraries, decisions)
     report = Report(where.kind, libraries, decisions, precision=where.precision or "float32")
-    runnable = make_runnable(fused["main"], where, report, mod_name, store)
+    runnable = make_runnable(fused["main"], where, isa, report, mod_name, store)
     report.log_library_steps(runnable.program)
     used = [library for library in report.used(runnable.program) if where.precision not in library.precisions]
     if where.precision not in (None, "float32") and used:
@@ -326,12 +326,14 @@ def _assemble(
 
 
 def make_runnable(
-    fused: Function, target: Target, report: Report, mod_name: str, records: TuningStore | None = None
+    fused: Function, target: Target, isa: Isa, report: Report, mod_name: str, records: TuningStore | None = None
 ) -> Runnable:
-    """The steps, code and memory plan of a fused function, with what the records say of its groups."""
+    """The steps, code and memory plan of a fused function, for the `isa` of its target, with what the records say of
+    its groups.
+    """
     program = make_program(fused, mod_name)
     backend = backend_of(target.kind)
-    threads, isa = threads_for(target), backend.isa(target)
+    threads = threads_for(target)
     decide = decide_by(records, target, isa, threads) if records is not None else no_decision
     code = backend.generate(program, isa, threads, decide)
     return Runnable(program, code, backend.plan(program, code), threads, report)

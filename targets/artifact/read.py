@@ -24,7 +24,7 @@ from ...ir.deferred import Deferred
 from ...ir.errors import ArtifactError, FusewireError, TypeInferenceError
 from ...ir.expr import Function
 from ...ir.types import TensorType, numpy_dtype
-from ..backends import BACKENDS
+from ..backends import BACKENDS, backend_of
 from ..build import CompiledModule, make_runnable, params_of, threads_for
 from ..cpu import CpuCode
 from ..cpuinfo import cpu_features, isa_for, usable_cores
@@ -235,7 +235,7 @@ def _assembled(stored: Stored, version: str, unpacker: _Unpacker) -> CompiledMod
     reason = _why_anew(stored, target, version)
     if reason:
         _log.info("%s: making the kernels anew, since %s", unpacker.path, reason)
-        runnable = make_runnable(after.get()["main"], target, report, stored.name)
+        runnable = make_runnable(after.get()["main"], target, backend_of(target.kind).isa(target), report, stored.name)
     else:
         # The flags are this machine's: nobody's compiler is called with what stands in a file.
         if isinstance(stored.code, CpuCode):

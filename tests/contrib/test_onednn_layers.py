@@ -10,6 +10,7 @@ import fusewire as fw
 from fusewire.contrib.onednn import LIBRARY, ffi
 from fusewire.fuse.transform import AnnotateTarget, InferType, MergeComposite, PartitionGraph, Sequential
 from fusewire.targets.build import make_runnable
+from fusewire.targets.cpuinfo import isa_for
 from fusewire.targets.executor import GraphModule
 from fusewire.targets.explain import Report
 from fusewire.targets.runnable import Factory
@@ -145,7 +146,8 @@ def partitioned(function: fw.Function) -> GraphModule:
     passes = [InferType(), MergeComposite(LIBRARY), AnnotateTarget(LIBRARY), PartitionGraph()]
     main = Sequential(passes)(fw.IRModule.from_expr(function))["main"]
     assert isinstance(main, fw.Function)
-    runnable = make_runnable(main, fw.Target("cpu"), Report("cpu", [LIBRARY], []), "default")
+    target = fw.Target("cpu")
+    runnable = make_runnable(main, target, isa_for(target), Report("cpu", [LIBRARY], []), "default")
     return GraphModule(Factory(runnable, fw.cpu()))
 
 
