@@ -1,7 +1,7 @@
 """Running a compiled program: set inputs, run, get outputs, take times; the device's part is an `Engine`."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -201,18 +201,20 @@ class GraphModule:
     def walk(self, visit: Callable[[Step, float], None]) -> None:
         """Run every step once, one after the other as in a run; `visit` gets each with the seconds that it took."""
 
-        def go(steps: Sequence[Step]) -> None:
-            for step in steps:
-                if isinstance(step, BranchStep):
-                    go(step.then if self._engine.read(step.cond).item() else step.orelse)
-                    continue
-                visit(step, seconds(actions[id(step)], 1))
-
         with self._lock:
             self._ready()
             leaves = [s for s in flatten(self.lib.program.steps) if not isinstance(s, BranchStep)]
             actions = {id(step): self._engine.action(step) for step in leaves}
-            go(self.lib.program.steps)
+            for step in self._taken(self.lib.program.steps):
+                visit(step, seconds(actions[id(step)], 1))
+
+    def _taken(self, steps: Sequence[Step]) -> Iterator[Step]:
+        """Steps and those of the branches taken, one by one: each must have run before the next is asked for."""
+        for step in steps:
+            if isinstance(step, BranchStep):
+                yield from self._taken(step.then if self._engine.read(step.cond).item() else step.orelse)
+            else:
+                yield step
 
     def tensor(self, slot: int) -> Array:
         """The memory of a slot of the program, as it is just now: later steps may have overwritten it."""
@@ -226,17 +228,10 @@ class GraphModule:
         """
         self.run(**inputs)
         times: list[tuple[str, str, float, Work | None]] = []
-
-        def visit(steps: Sequence[Step]) -> None:
-            for step in steps:
-                if isinstance(step, BranchStep):
-                    visit(step.then if self._engine.read(step.cond).item() else step.orelse)
-                    continue
+        with self._lock:
+            for step in self._taken(self.lib.program.steps):
                 taken = self._engine.seconds(step, repeat)
                 times.append((*self.lib.label(step), taken, work_of_step(step, self.lib.program)))
-
-        with self._lock:
-            visit(self.lib.program.steps)
         if not peaks or self.device.kind != "cpu":
             return profiled(times, None)
         machine = self.lib.code.isa, self.lib.threads
