@@ -4,49 +4,43 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy.typing as npt
+from attrs import frozen
 
+from ..ir.deferred import Deferred, force
 from .cpuinfo import Isa
 from .implement import Candidate
 from .program import KernelStep
 
 
-class StepCode(Protocol):
-    """The code of one step."""
+@frozen(eq=False)
+class StepCode:
+    """The code of one step, as far as all targets have the same.
 
-    @property
-    def step(self) -> KernelStep:
-        """The step."""
-        ...
+    Attributes:
+        step: the step.
+        symbol: what the kernel is called in the files: the first step that has it gives the name.
+        implementation: who made it.
+        candidates: all that were considered.
+        inputs: the slots that it reads, packed constants among them.
+    """
+
+    step: KernelStep
+    _loop_ir: str | Deferred[str]
+    _source: str | Deferred[str]
+    symbol: str
+    implementation: str
+    candidates: tuple[Candidate, ...]
+    inputs: tuple[int, ...]
 
     @property
     def loop_ir(self) -> str:
-        """The kernel as loop IR."""
-        ...
+        """The kernel as loop IR; for launches, before it was cut into them."""
+        return force(self._loop_ir)
 
     @property
     def source(self) -> str:
         """The kernel as text."""
-        ...
-
-    @property
-    def symbol(self) -> str:
-        """What the kernel is called in the files: the first step that has it gives the name."""
-        ...
-
-    @property
-    def implementation(self) -> str:
-        """Who made it."""
-        ...
-
-    @property
-    def candidates(self) -> tuple[Candidate, ...]:
-        """All that were considered."""
-        ...
-
-    @property
-    def inputs(self) -> tuple[int, ...]:
-        """The slots that it reads, packed constants among them."""
-        ...
+        return force(self._source)
 
 
 class Code(Protocol):

@@ -14,16 +14,14 @@ from typing import Any
 import numpy.typing as npt
 from attrs import define, field, frozen
 
-from ..ir.deferred import Deferred, force
 from ..ir.errors import CompileError, FusewireError
 from ..ir.loops import Kernel
 from ..ir.types import TensorType
-from .code import Code
+from .code import Code, StepCode
 from .cpuinfo import Isa
 from .csource import Emitter
 from .dialects import C
 from .generate import KERNEL, Decide, Kernels, no_decision
-from .implement import Candidate
 from .inplace import overwritable
 from .kernelcache import KernelText
 from .prelude import Prelude
@@ -60,29 +58,12 @@ class Call(ctypes.Structure):
 
 
 @frozen(eq=False)
-class Compiled:
+class Compiled(StepCode):
     """A kernel step with its code; `overwrites`: as in `KernelText`."""
 
-    step: KernelStep
-    _loop_ir: str | Deferred[str]
-    _source: str | Deferred[str]
-    symbol: str
-    implementation: str
-    candidates: tuple[Candidate, ...]
-    inputs: tuple[int, ...]
     thread_bytes: int
     team_bytes: int
     overwrites: tuple[tuple[int, int], ...] = ()
-
-    @property
-    def loop_ir(self) -> str:
-        """The kernel as loop IR."""
-        return force(self._loop_ir)
-
-    @property
-    def source(self) -> str:
-        """The kernel as C."""
-        return force(self._source)
 
 
 @frozen(eq=False)

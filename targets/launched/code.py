@@ -9,16 +9,15 @@ from typing import Any, ClassVar
 import numpy.typing as npt
 from attrs import asdict, define, evolve, field, frozen
 
-from ...ir.deferred import Deferred, force
 from ...ir.index import IndexVar
 from ...ir.loops import Kernel
 from ...ir.scalar import EXCHANGES, Buffer
 from ...ir.types import TensorType
+from ..code import StepCode
 from ..cpuinfo import Isa
 from ..csource import Emitter
 from ..dialects import Dialect
 from ..generate import KERNEL, Decide, Kernels
-from ..implement import Candidate
 from ..kernelcache import KernelText
 from ..launches import ALIGN, Launch, Plan, plan_launches
 from ..launchtext import LaunchHead
@@ -65,28 +64,11 @@ class Call:
 
 
 @frozen(eq=False)
-class LaunchStep:
-    """A kernel step with its code; implements `StepCode`."""
+class LaunchStep(StepCode):
+    """A kernel step with its code."""
 
-    step: KernelStep
-    _loop_ir: str | Deferred[str]
-    _source: str | Deferred[str]
-    symbol: str
-    implementation: str
-    candidates: tuple[Candidate, ...]
-    inputs: tuple[int, ...]
     calls: tuple[Call, ...]
     team_bytes: int
-
-    @property
-    def loop_ir(self) -> str:
-        """The kernel as loop IR, before it was cut into launches."""
-        return force(self._loop_ir)
-
-    @property
-    def source(self) -> str:
-        """The kernel as text."""
-        return force(self._source)
 
 
 @define(eq=False)
