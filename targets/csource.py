@@ -18,7 +18,7 @@ from ..ir.errors import VerifyError
 from ..ir.index import FloorDiv, Index, IndexVar, Mod, ValueAtom
 from ..ir.loops import Alloc, Barrier, For, If, Kernel, Prefetch, Stmt, Store
 from ..ir.scalar import SHUFFLES, SMALL_FLOATS, Apply, Buffer, Const, Load, Scalar, Value, is_float, operands_of
-from .dialects import Dialect
+from .dialects import INFIX, Dialect
 from .launches import PRIVATE_BYTES, Launch
 from .launchtext import LaunchHead, counter_line, group_lines
 from .matrixtext import async_copy, matrix_product, product_call
@@ -386,10 +386,10 @@ class Emitter:
             sign = "-" if fn == "neg" else "!" if operand == "bool" and lanes == 1 else "~"
             operand_text = f"({args[0]})" if args[0].startswith("-") else args[0]  # --5 would be a decrement
             return self._narrow(f"({sign}{operand_text})", dtype, lanes)
-        if fn in self.dialect.infix:
+        if fn in INFIX:
             if operand == "bool" and lanes > 1 and fn in ("lt", "le", "gt", "ge"):
                 args = args[::-1]  # true is -1 in a mask: the order of false and true is the other way round
-            text = f"({args[0]} {self.dialect.infix[fn]} {args[1]})"
+            text = f"({args[0]} {INFIX[fn]} {args[1]})"
             if dtype == "bool" and lanes > 1 and operand != "bool" and width(operand) != 4:
                 return self._convert(text, "bool", lanes)
             return self._narrow(text, dtype, lanes)

@@ -1,5 +1,5 @@
-"""Dialects: how C, OpenCL (opencl/dialect.py), later CUDA and HIP, spell what the loop IR says. Data only; the emitter
-is csource.py.
+"""Dialects: how C, OpenCL (opencl/dialect.py), CUDA and HIP (launched/cplusplus.py) spell what the loop IR says. Data
+only; the emitter is csource.py.
 
 In templates of functions, `@T` is the type, `@E` that of one lane, `@L` the number of lanes, `@I` the integer type of
 the same width, `@M` that of a comparison's result, `@W` and `@U` float32 and uint32 of as many lanes, `@B` its bits
@@ -32,8 +32,7 @@ class Dialect:
         packed: dtypes that are held as they are stored, and converted by the functions load and store.
         function: what functions are declared with; templates of them begin with what it is in C.
         loops: the head of a loop by kind, with {v} and {n}.
-        infix: operators by function name.
-        functions: definitions of functions that are not infix, by type and then by name. A type is a dtype, or its
+        functions: definitions of functions that are not in `INFIX`, by type and then by name. A type is a dtype, or its
             family ("float", "int", "uint", "bool"); followed by "vector" it is for vectors.
         lanes: makes a function for vectors of one for scalars, {scalar}, from what `lane` says of each operand {a}:
             how it is a parameter, what comes first, and what its lane i is.
@@ -69,7 +68,6 @@ class Dialect:
     vector_storage: str
     packed: tuple[str, ...]
     loops: Mapping[str, str]
-    infix: Mapping[str, str]
     functions: Mapping[str, Mapping[str, str]]
     lanes: str
     lane: tuple[str, str, str]
@@ -98,6 +96,7 @@ INFIX = {
     "add": "+", "sub": "-", "mul": "*", "and": "&", "or": "|", "xor": "^",
     "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!=",
 }  # fmt: skip
+"""Operators by the name of the function; all languages here have the same."""
 
 
 def unary(expression: str) -> str:
@@ -192,6 +191,10 @@ UINT_FUNCTIONS = {
 BOOL_FUNCTIONS = {
     "max": binary("a | b"), "min": binary("a & b"), "maxc": binary("a | b"), "minc": binary("a & b"),
 }  # fmt: skip
+SCALAR_FUNCTIONS: Mapping[str, Mapping[str, str]] = {
+    "float": FLOAT_FUNCTIONS, "int": INT_FUNCTIONS, "uint": UINT_FUNCTIONS, "bool": BOOL_FUNCTIONS,
+}  # fmt: skip
+"""Functions by family of types; a language may have others in their place."""
 
 # gcc 12 takes a conversion of _Float16 vectors apart into scalars, and needs the processor's own for the dot product.
 _X86 = """\
@@ -320,12 +323,8 @@ C = Dialect(
         "parallel": "for (int64_t {v} = {n} * tid / nthreads, {v}_end = {n} * (tid + 1) / nthreads; "
         "{v} < {v}_end; ++{v})",
     },
-    infix=INFIX,
     functions={
-        "float": FLOAT_FUNCTIONS,
-        "int": INT_FUNCTIONS,
-        "uint": UINT_FUNCTIONS,
-        "bool": BOOL_FUNCTIONS,
+        **SCALAR_FUNCTIONS,
         "float32": {
             "exp": EXP_F32,
             "erf": ERF_F32,

@@ -8,20 +8,10 @@ comparisons of vectors give -1 for true in int32 lanes, whatever is compared.
 float16 and bfloat16 are held as their bits; loads convert them to float32, and stores back.
 """
 
-import re
 from collections.abc import Mapping
 
 from ...ir.scalar import EXCHANGES
-from ..dialects import (
-    BOOL_FUNCTIONS,
-    FLOAT_FUNCTIONS,
-    INFIX,
-    INT_FUNCTIONS,
-    UINT_FUNCTIONS,
-    Dialect,
-    binary,
-    unary,
-)
+from ..dialects import SCALAR_FUNCTIONS, Dialect, unary
 
 # Macros, so that no header that a compiler puts in front can disagree.
 _INTEGERS = """\
@@ -145,6 +135,10 @@ FW_FUNCTION unsigned short fw_to_bf16(float a) {
 """
 
 
+_WORDS = ((8, "char"), (16, "short"), (32, "int"), (64, "long long"))
+_FUSED = {"fma": "static inline @T fw_fma_@S(@T a, @T b, @T c) { return fma@F(a, b, c); }"}
+
+
 def cplusplus(
     name: str, index: str, own: str, words: Mapping[str, str], maths: Mapping[str, str], numbers: Mapping[str, str]
 ) -> Dialect:
@@ -162,12 +156,6 @@ def cplusplus(
         numbers: "nan" and "inf" for float32; a conversion makes them float64.
     """
     both = {key: {"float32": text, "float64": f"((double){text})"} for key, text in numbers.items()}
-    near = {name: unary(f"(@T){words['exchange']}(a, {step})") for name, step in EXCHANGES.items()}
-    families = {
-        "float": {**FLOAT_FUNCTIONS, **_FUSED, **maths, **near},
-        "int": {**INT_FUNCTIONS, **near},
-        "uint": {**UINT_FUNCTIONS, **near},
-    }
     return Dialect(
         name=name,
         types={
@@ -186,25 +174,8 @@ def cplusplus(
         vector_type="typedef fw_vec<{type}, {lanes}> {short};",
         vector_storage="{short}",
         packed=("bfloat16", "float16"),
-        loops={
-            "serial": f"for ({index} {{v}} = 0; {{v}} < {{n}}; ++{{v}})",
-            "rolled": f'_Pragma("unroll 1") for ({index} {{v}} = 0; {{v}} < {{n}}; ++{{v}})',
-            "short": f'_Pragma("unroll") for ({index} {{v}} = 0; {{v}} < {{n}}; ++{{v}})',
-            "parallel": f"for ({index} {{v}} = ({index})({{n}}LL * fw_item / fw_items), "
-            f"{{v}}_end = ({index})({{n}}LL * (fw_item + 1) / fw_items); {{v}} < {{v}}_end; ++{{v}})",
-            "workitem": "if (fw_item >= {first} && fw_item < {end})",
-        },
-        infix=INFIX,
-        functions={
-            **families,
-            "bool": {**BOOL_FUNCTIONS, **near},
-            **{f"{family} vector": _NUMBERS for family in ("float", "int", "uint")},
-            **{f"{family} vector": _VECTOR for family in ("bool", "bfloat")},
-            "float16": {"load": _LOAD, "store": _STORE},
-            "float16 vector": _small("f16"),
-            "bfloat16": {"load": _LOAD, "store": _STORE},
-            "bfloat16 vector": _small("bf16"),
-        },
+        loops=_loops(index),
+        functions=_functions(words["exchange"], maths),
         lanes="static inline @T fw_@N_@S({params}) {{\n"
         "  constexpr int N = @L; @T r; FW_LANES r.s[i] = {scalar}({args}); return r; }}",
         lane=("@T {a}", "", "{a}.s[i]"),
@@ -223,36 +194,49 @@ def cplusplus(
         param="{const}{t} *__restrict__ {name}",
         barriers={"local": words["barrier"]},
         shuffle="static inline @T fw_@N_@S(@T a, @T b) { return fw_shuffled<@T, @P>(a, b); }",
-        launch={
-            "item": f"const {index} fw_item = ({index}){words['item']};",
-            "items": f"const {index} fw_items = ({index}){words['items']};",
-            "group": f"const {index} fw_group = ({index}){words['group']};",
-            "local_item": f"const {index} fw_local_item = ({index}){words['local_item']};",
-            "group_size": "FW_LOCAL",
-            "local": f"alignas(16) {words['shared']} {{t}} {{name}}[{{n}}];",
-            "counter": f"const {index} {{v}} = {{value}};",
-            "scratch": "char *fw_scratch",
-            "variable": "const long long {v}",
-            "own": "char *thread_scratch = fw_scratch + (long long)fw_item * {bytes};",
-        },
+        launch=_launch(index, words),
     )
 
 
-_WORDS = ((8, "char"), (16, "short"), (32, "int"), (64, "long long"))
-_FUSED = {"fma": "static inline @T fw_fma_@S(@T a, @T b, @T c) { return fma@F(a, b, c); }"}
-OCML = {
-    **{
-        name: unary(f"__ocml_{name}_@S(a)")
-        for name in ("log", "log2", "log10", "sqrt", "rsqrt", "tanh", "erf", "ceil", "floor", "trunc", "sin", "cos",
-                     "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh", "exp")
-    },
-    "round": unary("__ocml_rint_@S(a)"),
-    "abs": unary("__ocml_fabs_@S(a)"),
-    "pow": binary("__ocml_pow_@S(a, b)"),
-    "atan2": binary("__ocml_atan2_@S(a, b)"),
-    "mod": binary("__ocml_fmod_@S(a, b)"),
-    "floordiv": binary("__ocml_floor_@S(a / b)"),
-    "floormod": re.sub(r"(fmod|copysign)@F", r"__ocml_\1_@S", FLOAT_FUNCTIONS["floormod"]),
-    "fma": "static inline @T fw_fma_@S(@T a, @T b, @T c) { return __ocml_fma_@S(a, b, c); }",
-}  # fmt: skip
-"""Functions on floats by AMD's library, which every compiler for its GPUs links."""
+def _loops(index: str) -> dict[str, str]:
+    """The heads of loops whose counters are of this type."""
+    plain = f"for ({index} {{v}} = 0; {{v}} < {{n}}; ++{{v}})"
+    return {
+        "serial": plain,
+        "rolled": f'_Pragma("unroll 1") {plain}',
+        "short": f'_Pragma("unroll") {plain}',
+        "parallel": f"for ({index} {{v}} = ({index})({{n}}LL * fw_item / fw_items), "
+        f"{{v}}_end = ({index})({{n}}LL * (fw_item + 1) / fw_items); {{v}} < {{v}}_end; ++{{v}})",
+        "workitem": "if (fw_item >= {first} && fw_item < {end})",
+    }
+
+
+def _functions(exchange: str, maths: Mapping[str, str]) -> dict[str, Mapping[str, str]]:
+    """Definitions of functions by type: those of C, `maths` in place of some, and exchanges between items."""
+    near = {name: unary(f"(@T){exchange}(a, {step})") for name, step in EXCHANGES.items()}
+    floats = {"float": {**SCALAR_FUNCTIONS["float"], **_FUSED, **maths}}
+    return {
+        **{family: {**known, **near} for family, known in {**SCALAR_FUNCTIONS, **floats}.items()},
+        **{f"{family} vector": _NUMBERS for family in ("float", "int", "uint")},
+        **{f"{family} vector": _VECTOR for family in ("bool", "bfloat")},
+        "float16": {"load": _LOAD, "store": _STORE},
+        "float16 vector": _small("f16"),
+        "bfloat16": {"load": _LOAD, "store": _STORE},
+        "bfloat16 vector": _small("bf16"),
+    }
+
+
+def _launch(index: str, words: Mapping[str, str]) -> dict[str, str]:
+    """What stands at the head of a kernel."""
+    numbers = {
+        name: f"const {index} fw_{name} = ({index}){words[name]};" for name in ("item", "items", "group", "local_item")
+    }
+    return {
+        **numbers,
+        "group_size": "FW_LOCAL",
+        "local": f"alignas(16) {words['shared']} {{t}} {{name}}[{{n}}];",
+        "counter": f"const {index} {{v}} = {{value}};",
+        "scratch": "char *fw_scratch",
+        "variable": "const long long {v}",
+        "own": "char *thread_scratch = fw_scratch + (long long)fw_item * {bytes};",
+    }

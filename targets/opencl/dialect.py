@@ -4,7 +4,7 @@ float16 is held as its bits, like bfloat16: vload_half and vstore_half convert i
 cl_khr_fp16. Comparisons of vectors give -1 for true in OpenCL as in GCC's vectors.
 """
 
-from ..dialects import BOOL_FUNCTIONS, FLOAT_FUNCTIONS, INFIX, INT_FUNCTIONS, UINT_FUNCTIONS, Dialect, binary, unary
+from ..dialects import FLOAT_FUNCTIONS, SCALAR_FUNCTIONS, Dialect, binary, unary
 
 _HEADERS = """\
 #ifdef cl_khr_fp64
@@ -111,12 +111,8 @@ OPENCL = Dialect(
         "{v} < {v}_end; ++{v})",
         "workitem": "if (fw_item >= {first} && fw_item < {end})",
     },
-    infix=INFIX,
     functions={
-        "float": FLOAT_FUNCTIONS,
-        "int": INT_FUNCTIONS,
-        "uint": UINT_FUNCTIONS,
-        "bool": BOOL_FUNCTIONS,
+        **SCALAR_FUNCTIONS,
         "float32": {
             "pair": "static inline uint fw_pair_f32(float a, float b) { "
             "return (uint)fw_store_bf16(a) | (uint)fw_store_bf16(b) << 16; }"

@@ -2,12 +2,13 @@
 are those of AMD's device library (OCML), which AMD's compilers link.
 """
 
-from ..launched.cplusplus import OCML, cplusplus
+import re
 
-_ONE = (
-    "log log2 log10 sqrt rsqrt tanh erf ceil floor trunc sin cos tan asin acos atan sinh cosh asinh acosh atanh exp "
-    "rint fabs"
-)
+from ..dialects import FLOAT_FUNCTIONS, binary, unary
+from ..launched.cplusplus import cplusplus
+
+_SAME = "log log2 log10 sqrt rsqrt tanh erf ceil floor trunc sin cos tan asin acos atan sinh cosh asinh acosh atanh exp"
+_ONE = f"{_SAME} rint fabs"
 _TWO = "pow atan2 fmod copysign"
 
 
@@ -19,6 +20,17 @@ def _declared() -> str:
     return "\n".join([*lines, "}\n"])
 
 
+_MATHS = {
+    **{name: unary(f"__ocml_{name}_@S(a)") for name in _SAME.split()},
+    "round": unary("__ocml_rint_@S(a)"),
+    "abs": unary("__ocml_fabs_@S(a)"),
+    "pow": binary("__ocml_pow_@S(a, b)"),
+    "atan2": binary("__ocml_atan2_@S(a, b)"),
+    "mod": binary("__ocml_fmod_@S(a, b)"),
+    "floordiv": binary("__ocml_floor_@S(a / b)"),
+    "floormod": re.sub(r"(fmod|copysign)@F", r"__ocml_\1_@S", FLOAT_FUNCTIONS["floormod"]),
+    "fma": "static inline @T fw_fma_@S(@T a, @T b, @T c) { return __ocml_fma_@S(a, b, c); }",
+}
 _OWN = f"""\
 #define FW_DEVICE __attribute__((device))
 #define FW_FUNCTION static FW_DEVICE inline __attribute__((always_inline))
@@ -49,8 +61,8 @@ _WORDS = {
 _WIDE = {**_WORDS, "item": _ITEM}
 _NUMBERS = {"nan": '__builtin_nanf("")', "inf": "__builtin_inff()"}
 
-HIP = cplusplus("HIP", "int", _OWN, _WORDS, OCML, _NUMBERS)
+HIP = cplusplus("HIP", "int", _OWN, _WORDS, _MATHS, _NUMBERS)
 """With positions in 32 bits: a GPU divides and multiplies 64 bits several times slower."""
 
-HIP_WIDE = cplusplus("HIP", "long long", _OWN, _WIDE, OCML, _NUMBERS)
+HIP_WIDE = cplusplus("HIP", "long long", _OWN, _WIDE, _MATHS, _NUMBERS)
 """With positions in 64 bits."""
