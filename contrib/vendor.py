@@ -9,7 +9,7 @@ import importlib.metadata
 import os
 import re
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -65,11 +65,7 @@ class Vendor:
 
     def probe(self) -> str | None:
         """None if the library can be loaded, else why not and how to install it."""
-        try:
-            self.load()
-        except LibraryNotFound as error:
-            return str(error)
-        return None
+        return why_missing(self.load)
 
     def call(self, name: str, *arguments: Any) -> None:
         """Call a function.
@@ -138,6 +134,15 @@ def _loaded(vendor: Vendor) -> Any:
         return library
     why = "; ".join(dict.fromkeys(tried)) or "there is no such file"
     raise LibraryNotFound(f"{vendor.title}: {vendor.files[0]} does not load ({why}). Install it with: {vendor.install}")
+
+
+def why_missing(load: Callable[[], object]) -> str | None:
+    """None if `load` succeeds, else why not and how to install it, as its LibraryNotFound says."""
+    try:
+        load()
+    except LibraryNotFound as error:
+        return str(error)
+    return None
 
 
 def places(vendor: Vendor) -> Iterator[str]:

@@ -12,6 +12,7 @@ from ctypes import POINTER, byref, c_float, c_int, c_size_t, c_void_p
 from typing import Any
 
 from ...ir.errors import LibraryCallError, LibraryNotFound
+from ..vendor import why_missing
 
 INSTALL = "apt install libclblast1 (Debian and Ubuntu; see https://github.com/CNugteren/CLBlast for others)"
 
@@ -71,11 +72,7 @@ def load() -> ctypes.CDLL:
 
 def probe() -> str | None:
     """Return None if CLBlast can be loaded, else why not and how to install it."""
-    try:
-        load()
-    except LibraryNotFound as error:
-        return str(error)
-    return None
+    return why_missing(load)
 
 
 def _call(name: str, queue: Any, *arguments: Any) -> None:

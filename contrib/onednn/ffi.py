@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...ir.errors import FusewireError, LibraryNotFound
+from ..vendor import why_missing
 
 Array: TypeAlias = NDArray[Any]
 
@@ -253,11 +254,7 @@ def load() -> Api:
 
 def probe() -> str | None:
     """Return None if oneDNN can be loaded, else why not and how to install it."""
-    try:
-        load()
-    except LibraryNotFound as error:
-        return str(error)
-    return None
+    return why_missing(load)
 
 
 def version() -> str:

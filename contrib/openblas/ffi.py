@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...ir.errors import LibraryNotFound, RuntimeInputError
+from ..vendor import why_missing
 
 Array: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
 
@@ -137,11 +138,7 @@ def load() -> ctypes.CDLL:
 
 def probe() -> str | None:
     """Return None if OpenBLAS can be loaded, else why not and how to install it."""
-    try:
-        load()
-    except LibraryNotFound as error:
-        return str(error)
-    return None
+    return why_missing(load)
 
 
 def core_name() -> str:
