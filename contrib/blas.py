@@ -1,4 +1,4 @@
-"""Products of matrices for BLAS libraries of devices, which count in columns.
+"""Products of matrices for BLAS libraries, and the columns in which those of GPUs count.
 
 A matrix in row order is its transpose in column order, so `out = op(a) op(b)` is `out' = op(b)' op(a)'` there: b is the
 first factor, and nothing moves.
@@ -13,6 +13,7 @@ from .calls import Product, why_not_plain
 from .calls import product as described
 
 INT_MAX = 2**31 - 1
+"""The largest dimension: their integers have 32 bits."""
 
 
 @frozen

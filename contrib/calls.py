@@ -1,21 +1,52 @@
 """What rules of several libraries ask of an operator call: plain tensors, which input is which, matrix products.
 
-A rule's `check` collects reasons not to take a call; `why_not_plain` gives the common ones. `product` brings nn.dense,
-nn.matmul and nn.batch_matmul to the one form that libraries know: matrices, or batches of them.
+A rule's `check` collects reasons not to take a call; `why_not_plain` gives the common ones. `rules_for` makes rules
+that take single calls. `product` brings nn.dense, nn.matmul and nn.batch_matmul to the one form that libraries know:
+matrices, or batches of them.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from attrs import frozen
 
-from ..fuse.library import Region
+from ..fuse.dataflow_pattern import is_op
+from ..fuse.library import Executable, Region, Rule
 from ..ir.expr import Call, Expr
 from ..ir.types import TensorType
 from ..ops.spec import spec_of
 
 PRODUCTS = ("nn.dense", "nn.matmul", "nn.batch_matmul")
 """The operators that `product` describes."""
+
+
+def rules_for(
+    library: str,
+    ops: Sequence[str],
+    dtypes: Sequence[str],
+    why_not: Callable[[Call, Sequence[str]], str | None],
+    implement: Callable[[Region], Executable],
+    **settings: Any,
+) -> list[Rule]:
+    """Rules that take single calls, such as "cudnn.softmax" for nn.softmax.
+
+    Args:
+        library: its name.
+        ops: the operators, each of which gets a rule.
+        dtypes: the element types that the library takes.
+        why_not: given a call and `dtypes`, why the library cannot take it, or None.
+        implement: see `Rule.implement`.
+        settings: the other attributes of `Rule`.
+
+    """
+    return [
+        Rule(
+            f"{library}.{op.removeprefix('nn.')}", is_op(op)(None), lambda match: why_not(match.calls[0], dtypes),
+            implement=implement, **settings,
+        )
+        for op in ops
+    ]  # fmt: skip
 
 
 def tensors(call: Call, result: Expr | None = None) -> list[TensorType]:

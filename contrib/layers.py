@@ -1,6 +1,6 @@
-"""What cuDNN and MIOpen ask of convolutions, pools and softmax in the layout NCHW, and why they cannot take some.
+"""What cuDNN, MIOpen and CLBlast ask of layers in NCHW (convolutions, pools, softmax), and why they cannot take some.
 
-Both describe these in the same words; the descriptions here know neither of them.
+They describe these in the same words; the descriptions here know none of them.
 """
 
 import math
@@ -16,6 +16,11 @@ from .calls import tensors, why_not_plain
 
 LIMIT = 2**31 - 1
 """Elements of a tensor: the libraries count in 32 bits."""
+
+POOLS = ("nn.max_pool2d", "nn.avg_pool2d", "nn.global_max_pool2d", "nn.global_avg_pool2d")
+"""The operators that `pool` describes."""
+
+SOFTMAX = ("nn.softmax", "nn.log_softmax")
 
 Shape = tuple[int, ...]
 

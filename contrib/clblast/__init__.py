@@ -6,16 +6,13 @@ Calls go into the module's queue and work on its buffers. It has no post-ops: wh
 from collections.abc import Sequence
 from typing import Any
 
-from ...fuse.dataflow_pattern import Match, is_op, wildcard
-from ...fuse.library import DEVICE, Executable, Library, Region, Rule
+from ...fuse.library import DEVICE, Executable, Library, Region
 from ...ir.expr import Call
-from ..calls import PRODUCTS, position, product, tensors, why_not_plain
+from ..calls import PRODUCTS, position, product, rules_for, why_not_plain
+from ..layers import convolution, why_not_convolution
 from . import ffi
 
-
-def _why_not_product(match: Match) -> str | None:
-    """Why CLBlast cannot take a product, or None."""
-    return why_not_plain(match.calls[0], ("float32",))
+DTYPES = ("float32",)
 
 
 def _product(region: Region) -> Executable:
@@ -32,32 +29,21 @@ def _product(region: Region) -> Executable:
     return run
 
 
-def _why_not_conv2d(match: Match) -> str | None:
+def _why_not_conv2d(call: Call, dtypes: Sequence[str]) -> str | None:
     """Why CLBlast cannot take a convolution, or None."""
-    call = match.calls[0]
-    a = call.attrs
-    if reason := why_not_plain(call, ("float32",)):
+    if reason := why_not_convolution(call, dtypes):
         return reason
-    layouts = a.data_layout, a.kernel_layout, a.out_layout or a.data_layout
-    if layouts != ("NCHW", "OIHW", "NCHW"):
-        return f"layouts are {', '.join(layouts)} (data, kernel, out), expected NCHW, OIHW, NCHW"
-    if a.groups != 1:
-        return f"groups is {a.groups}, expected 1"
-    top, left, bottom, right = a.padding
-    if (top, left) != (bottom, right):
-        return f"padding is {a.padding}, expected as much below as above, and as much right as left"
-    return None
+    groups = call.attrs.groups
+    return f"groups is {groups}, expected 1" if groups != 1 else None
 
 
 def _conv2d(region: Region) -> Executable:
-    call: Call = region.call
-    places = [position(region, arg) for arg in call.args]
-    data, weight, _ = (type_.static_shape for type_ in tensors(call))
-    sizes = tuple(call.attrs.strides), tuple(call.attrs.padding[:2]), tuple(call.attrs.dilation)
+    places = [position(region, arg) for arg in region.call.args]
+    c = convolution(region.call)
 
     def run(inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
         operands = [*(inputs[k] for k in places), outputs[0]]
-        ffi.convgemm(region.queue, operands, data, weight, *sizes)
+        ffi.convgemm(region.queue, operands, c.data, c.weights, c.strides, c.padding, c.dilation)
 
     return run
 
@@ -66,17 +52,8 @@ LIBRARY = Library(
     "clblast",
     targets=("opencl",),
     rules=[
-        *(
-            Rule(
-                f"clblast.{op.removeprefix('nn.')}", is_op(op)(wildcard(), wildcard()), _why_not_product,
-                implement=_product, memory=DEVICE,
-            )
-            for op in PRODUCTS
-        ),
-        Rule(
-            "clblast.conv2d", is_op("nn.conv2d")(wildcard(), wildcard()), _why_not_conv2d,
-            implement=_conv2d, memory=DEVICE,
-        ),
+        *rules_for("clblast", PRODUCTS, DTYPES, why_not_plain, _product, memory=DEVICE),
+        *rules_for("clblast", ["nn.conv2d"], DTYPES, _why_not_conv2d, _conv2d, memory=DEVICE),
     ],
     probe=ffi.probe,
-)  # fmt: skip
+)

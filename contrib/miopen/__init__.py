@@ -10,12 +10,13 @@ from typing import Any
 
 from attrs import frozen
 
-from ...fuse.dataflow_pattern import Match, is_op, wildcard
-from ...fuse.library import ADDRESS, Executable, Library, Region, Rule
+from ...fuse.library import ADDRESS, Executable, Library, Region
 from ...ir.errors import LibraryCallError
 from ...ir.types import TensorType
-from ..calls import position, tensors
+from ..calls import position, rules_for, tensors
 from ..layers import (
+    POOLS,
+    SOFTMAX,
     Convolution,
     convolution,
     pool,
@@ -78,10 +79,6 @@ def _search(queue: Any, handle: Handle, c: Convolution, d: _Descriptors) -> ffi.
     return found[0]
 
 
-def _why_not_conv2d(match: Match) -> str | None:
-    return why_not_convolution(match.calls[0], tuple(ffi.DTYPES))
-
-
 def _conv2d(region: Region) -> Executable:
     call, queue = region.call, region.queue
     c = convolution(call)
@@ -109,10 +106,6 @@ class _Conv2d:
                         d.conv, found.algo, scalar(0.0), d.y, outputs[0], self.queue.scratch, found.memory)  # fmt: skip
 
 
-def _why_not_pooled(match: Match) -> str | None:
-    return why_not_pool(match.calls[0], tuple(ffi.DTYPES))
-
-
 def _pool(region: Region) -> Executable:
     p, queue, place = pool(region.call), region.queue, position(region, region.call.args[0])
     x, y = _tensor(p.data, p.dtype), _tensor(p.out, p.dtype)
@@ -125,10 +118,6 @@ def _pool(region: Region) -> Executable:
                         False, None, 0)  # fmt: skip
 
     return run
-
-
-def _why_not_softmax(match: Match) -> str | None:
-    return why_not_softmax(match.calls[0], tuple(ffi.DTYPES))
 
 
 def _softmax(region: Region) -> Executable:
@@ -145,21 +134,18 @@ def _softmax(region: Region) -> Executable:
 
 
 _TABLE = (
-    (("nn.conv2d",), 2, _why_not_conv2d, _conv2d),
-    (("nn.max_pool2d", "nn.avg_pool2d", "nn.global_max_pool2d", "nn.global_avg_pool2d"), 1, _why_not_pooled, _pool),
-    (("nn.softmax", "nn.log_softmax"), 1, _why_not_softmax, _softmax),
+    (("nn.conv2d",), why_not_convolution, _conv2d),
+    (POOLS, why_not_pool, _pool),
+    (SOFTMAX, why_not_softmax, _softmax),
 )
 
 LIBRARY = Library(
     "miopen",
     targets=("rocm",),
     rules=[
-        Rule(
-            f"miopen.{op.removeprefix('nn.')}", is_op(op)(*(wildcard() for _ in range(count))), check,
-            implement=implement, memory=ADDRESS, priority=PRIORITY,
-        )
-        for ops, count, check, implement in _TABLE
-        for op in ops
+        rule
+        for ops, why_not, implement in _TABLE
+        for rule in rules_for("miopen", ops, tuple(ffi.DTYPES), why_not, implement, memory=ADDRESS, priority=PRIORITY)
     ],
     probe=MIOPEN.probe,
-)  # fmt: skip
+)

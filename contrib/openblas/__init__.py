@@ -5,23 +5,13 @@ from typing import Any
 
 import numpy.typing as npt
 
-from ...fuse.dataflow_pattern import Match, is_op, wildcard
-from ...fuse.library import Executable, Library, Region, Rule
+from ...fuse.library import Executable, Library, Region
 from ...ir.errors import RuntimeInputError
-from ..calls import PRODUCTS, position, product, shown, why_not_plain
+from ..blas import why_not_product
+from ..calls import PRODUCTS, position, product, rules_for, shown
 from . import ffi
 
 DTYPES = ("float32", "float64")
-
-
-def _why_not(match: Match) -> str | None:
-    """Why OpenBLAS cannot take a call, or None; it takes any sizes that its integers can hold."""
-    call = match.calls[0]
-    if reason := why_not_plain(call, DTYPES):
-        return reason
-    p = product(call)
-    size = max(*p.a, *p.b, *p.out)
-    return f"a dimension is {size}, expected at most {ffi.INT_MAX}" if size > ffi.INT_MAX else None
 
 
 def _implement(region: Region) -> Executable:
@@ -44,9 +34,6 @@ def _implement(region: Region) -> Executable:
 LIBRARY = Library(
     "openblas",
     targets=("cpu",),
-    rules=[
-        Rule(f"openblas.{op.removeprefix('nn.')}", is_op(op)(wildcard(), wildcard()), _why_not, implement=_implement)
-        for op in PRODUCTS
-    ],
+    rules=rules_for("openblas", PRODUCTS, DTYPES, why_not_product, _implement),
     probe=ffi.probe,
 )

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...ir.errors import LibraryNotFound, RuntimeInputError
+from ..blas import INT_MAX
 from ..vendor import why_missing
 
 Array: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
@@ -28,7 +29,6 @@ _PACKAGE = "scipy-openblas32"
 _CORETYPE = "OPENBLAS_CORETYPE"
 _SKYLAKEX_NEEDS = {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"}
 _ROW_MAJOR, _PLAIN, _TRANSPOSED = 101, 111, 112  # enums of cblas.h
-INT_MAX = 2**31 - 1  # this build's integers have 32 bits
 _GEMM = {
     np.dtype(np.float32): ("scipy_cblas_sgemm", c_float),
     np.dtype(np.float64): ("scipy_cblas_dgemm", c_double),

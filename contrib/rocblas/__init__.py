@@ -9,10 +9,9 @@ from typing import Any
 
 from attrs import frozen
 
-from ...fuse.dataflow_pattern import Match, is_op, wildcard
-from ...fuse.library import ADDRESS, Executable, Library, Region, Rule
+from ...fuse.library import ADDRESS, Executable, Library, Region
 from ..blas import Gemm, gemm, why_not_product
-from ..calls import PRODUCTS, position, product, tensors
+from ..calls import PRODUCTS, position, product, rules_for, tensors
 from ..vendor import Vendor, scalar
 
 PRIORITY = 25
@@ -53,11 +52,6 @@ ROCBLAS = Vendor(
 )
 
 
-def _why_not(match: Match) -> str | None:
-    """Why rocBLAS cannot take a product, or None."""
-    return why_not_product(match.calls[0], tuple(DTYPES))
-
-
 def _implement(region: Region) -> Executable:
     call = region.call
     a, b = (position(region, arg) for arg in call.args)
@@ -94,12 +88,6 @@ class _Product:
 LIBRARY = Library(
     "rocblas",
     targets=("rocm",),
-    rules=[
-        Rule(
-            f"rocblas.{op.removeprefix('nn.')}", is_op(op)(wildcard(), wildcard()), _why_not,
-            implement=_implement, memory=ADDRESS, priority=PRIORITY,
-        )
-        for op in PRODUCTS
-    ],
+    rules=rules_for("rocblas", PRODUCTS, tuple(DTYPES), why_not_product, _implement, memory=ADDRESS, priority=PRIORITY),
     probe=ROCBLAS.probe,
-)  # fmt: skip
+)
