@@ -5,14 +5,17 @@ They describe these in the same words; the descriptions here know none of them.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from attrs import frozen
 
 from ..fuse.chain import Link
+from ..fuse.library import Executable, Region
 from ..ir.expr import Call
 from ..ir.types import TensorType
 from ..ops.window import span
-from .calls import tensors, why_not_plain
+from .calls import position, tensors, why_not_plain
+from .vendor import Handle, Vendor, scalar
 
 LIMIT = 2**31 - 1
 """Elements of a tensor: the libraries count in 32 bits."""
@@ -157,6 +160,36 @@ def softmax_shape(call: Call) -> Shape:
     axis = call.attrs.axis % data.ndim
     shape = data.static_shape
     return math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :]), 1
+
+
+def caller(
+    vendor: Vendor,
+    name: str,
+    region: Region,
+    x: Handle,
+    y: Handle,
+    before: Sequence[Any] = (),
+    after: Sequence[Any] = (),
+) -> Executable:
+    """An executable that calls a function of a pool or a softmax: (handle, ..., 1, x, input, 0, y, output, ...).
+
+    Args:
+        vendor: the library.
+        name: the function.
+        region: a call of one operator, with one input.
+        x: the descriptor of the input.
+        y: that of the result.
+        before: the function's other arguments, up to the first factor...
+        after: ...and behind the result.
+
+    """
+    queue, place = region.queue, position(region, region.call.args[0])
+
+    def run(inputs: Sequence[int], outputs: Sequence[int]) -> None:
+        with vendor.session(queue) as handle:
+            vendor.call(name, handle, *before, scalar(1.0), x, inputs[place], scalar(0.0), y, outputs[0], *after)
+
+    return run
 
 
 def addend(link: Link, axis: int) -> str | None:

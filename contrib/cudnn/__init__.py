@@ -4,15 +4,13 @@ convolutions of 16-bit floats with more behind them, which its graph interface f
 None of this has run on a GPU yet: it was tested against a library that stands in for cuDNN and checks how it is called.
 """
 
-from ...fuse.dataflow_pattern import is_op, wildcard
 from ...fuse.library import ADDRESS, Library, Rule
+from ..calls import rules_for
+from ..layers import POOLS, SOFTMAX, why_not_pool, why_not_softmax
 from . import convolution, graph, layers
-from .ffi import CUDNN
+from .ffi import CUDNN, DTYPES
 
 PRIORITY = 25
-
-_POOLS = ("nn.max_pool2d", "nn.avg_pool2d", "nn.global_max_pool2d", "nn.global_avg_pool2d")
-_SOFTMAX = ("nn.softmax", "nn.log_softmax")
 
 LIBRARY = Library(
     "cudnn",
@@ -27,15 +25,14 @@ LIBRARY = Library(
             implement=graph.implement, memory=ADDRESS, priority=PRIORITY,
         ),
         *(
-            Rule(
-                f"cudnn.{op.removeprefix('nn.')}", is_op(op)(wildcard()), check,
-                implement=implement, memory=ADDRESS, priority=PRIORITY,
+            rule
+            for ops, why_not, implement in (
+                (POOLS, why_not_pool, layers.implement_pool),
+                (SOFTMAX, why_not_softmax, layers.implement_softmax),
             )
-            for ops, check, implement in (
-                (_POOLS, layers.why_not_pooled, layers.implement_pool),
-                (_SOFTMAX, layers.why_not_normalised, layers.implement_softmax),
+            for rule in rules_for(
+                "cudnn", ops, tuple(DTYPES), why_not, implement, memory=ADDRESS, priority=PRIORITY
             )
-            for op in ops
         ),
     ],
     probe=CUDNN.probe,

@@ -18,6 +18,7 @@ from ..layers import (
     POOLS,
     SOFTMAX,
     Convolution,
+    caller,
     convolution,
     pool,
     softmax_shape,
@@ -107,30 +108,18 @@ class _Conv2d:
 
 
 def _pool(region: Region) -> Executable:
-    p, queue, place = pool(region.call), region.queue, position(region, region.call.args[0])
-    x, y = _tensor(p.data, p.dtype), _tensor(p.out, p.dtype)
+    p = pool(region.call)
     how = MIOPEN.new("miopenCreatePoolingDescriptor", "miopenDestroyPoolingDescriptor")
     MIOPEN.call("miopenSet2dPoolingDescriptor", how, ffi.POOLING[p.kind], *p.window, *p.padding, *p.strides)
-
-    def run(inputs: Sequence[int], outputs: Sequence[int]) -> None:
-        with MIOPEN.session(queue) as handle:
-            MIOPEN.call("miopenPoolingForward", handle, how, scalar(1.0), x, inputs[place], scalar(0.0), y, outputs[0],
-                        False, None, 0)  # fmt: skip
-
-    return run
+    x, y = _tensor(p.data, p.dtype), _tensor(p.out, p.dtype)
+    return caller(MIOPEN, "miopenPoolingForward", region, x, y, before=(how,), after=(False, None, 0))
 
 
 def _softmax(region: Region) -> Executable:
-    call, queue = region.call, region.queue
-    place, data = position(region, call.args[0]), _tensor(softmax_shape(call), tensors(call)[0].dtype)
+    call = region.call
+    data = _tensor(softmax_shape(call), tensors(call)[0].dtype)
     algorithm = ffi.SOFTMAX_LOG if "log" in str(call.op) else ffi.SOFTMAX_ACCURATE
-
-    def run(inputs: Sequence[int], outputs: Sequence[int]) -> None:
-        with MIOPEN.session(queue) as handle:
-            MIOPEN.call("miopenSoftmaxForward_V2", handle, scalar(1.0), data, inputs[place], scalar(0.0), data,
-                        outputs[0], algorithm, ffi.MODE_CHANNEL)  # fmt: skip
-
-    return run
+    return caller(MIOPEN, "miopenSoftmaxForward_V2", region, data, data, after=(algorithm, ffi.MODE_CHANNEL))
 
 
 _TABLE = (
