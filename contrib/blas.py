@@ -37,6 +37,11 @@ class Gemm:
     steps: tuple[int, int, int]
     batch: int
 
+    def operands(self, places: Sequence[int], kind: int) -> list[tuple[int, ...]]:
+        """The matrices as functions take them: place, element type, leading dimension and, of a batch, the step."""
+        steps = [(step,) if self.batch > 1 else () for step in self.steps]
+        return [(place, kind, width, *step) for place, width, step in zip(places, self.widths, steps, strict=True)]
+
 
 def why_not_product(call: Call, dtypes: Sequence[str]) -> str | None:
     """Why a product is nothing for a BLAS library that counts in 32 bits, or None."""

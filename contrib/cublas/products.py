@@ -86,15 +86,10 @@ class _Product:
     second: int
 
     def __call__(self, inputs: Sequence[int], outputs: Sequence[int]) -> None:
-        g, kind, wide = self.g, ffi.DTYPES[self.dtype], self.dtype == "float64"
-        places = inputs[self.first], inputs[self.second], outputs[0]
-        several = g.batch > 1
-        one, two, out = (
-            (place, kind, width, *([step] if several else []))
-            for place, width, step in zip(places, g.widths, g.steps, strict=True)
-        )
+        g, wide = self.g, self.dtype == "float64"
+        one, two, out = g.operands((inputs[self.first], inputs[self.second], outputs[0]), ffi.DTYPES[self.dtype])
         flags = (ffi.TRANSPOSED if flag else ffi.PLAIN for flag in g.transposed)
-        name, count = ("cublasGemmStridedBatchedEx", [g.batch]) if several else ("cublasGemmEx", [])
+        name, count = ("cublasGemmStridedBatchedEx", [g.batch]) if g.batch > 1 else ("cublasGemmEx", [])
         with CUBLAS.session(self.queue) as handle:
             CUBLAS.call(name, handle, *flags, g.m, g.n, g.k, scalar(1.0, wide), *one, *two, scalar(0.0, wide), *out,
                         *count, self.compute, ffi.DEFAULT_ALGORITHM)  # fmt: skip

@@ -69,16 +69,10 @@ class _Product:
     second: int
 
     def __call__(self, inputs: Sequence[int], outputs: Sequence[int]) -> None:
-        g, kind, wide = self.g, DTYPES[self.dtype], self.dtype == "float64"
-        several = g.batch > 1
-        one, two, out = (
-            (place, kind, width, *([step] if several else []))
-            for place, width, step in zip(
-                (inputs[self.first], inputs[self.second], outputs[0]), g.widths, g.steps, strict=True
-            )
-        )
+        g, wide = self.g, self.dtype == "float64"
+        one, two, out = g.operands((inputs[self.first], inputs[self.second], outputs[0]), DTYPES[self.dtype])
         flags = (TRANSPOSED if flag else PLAIN for flag in g.transposed)
-        name, count = ("rocblas_gemm_strided_batched_ex", [g.batch]) if several else ("rocblas_gemm_ex", [])
+        name, count = ("rocblas_gemm_strided_batched_ex", [g.batch]) if g.batch > 1 else ("rocblas_gemm_ex", [])
         sums = DTYPES["float64" if wide else "float32"]
         with ROCBLAS.session(self.queue) as handle:
             ROCBLAS.call(name, handle, *flags, g.m, g.n, g.k, scalar(1.0, wide), *one, *two, scalar(0.0, wide), *out,
