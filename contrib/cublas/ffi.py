@@ -5,6 +5,8 @@ library_types.h have them.
 import ctypes
 from types import MappingProxyType
 
+from attrs import evolve
+
 from ..vendor import Vendor
 
 INSTALL = "pip install 'fusewire[cublas]' (for CUDA 13; pip install nvidia-cublas-cu12 for CUDA 12)"
@@ -37,25 +39,11 @@ class Heuristic(ctypes.Structure):
     )  # fmt: skip
 
 
-_STATUSES = {
-    1: "a device or a driver that it cannot start on",
-    3: "not enough memory",
-    7: "a wrong parameter",
-    8: "an architecture of a device that it does not support",
-    11: "an error of the device's memory",
-    13: "an error while it ran",
-    14: "an internal error",
-    15: "what it does not support",
-    16: "a licence that does not allow it",
-}
-_PACKAGES = ("nvidia-cublas", "nvidia-cublas-cu12")
-_FOLDERS = ("$CUDA_PATH/lib64", "$CONDA_PREFIX/lib", "/usr/local/cuda/lib64")
-
 CUBLAS = Vendor(
     title="cuBLAS",
     files=("libcublas.so.13", "libcublas.so.12"),
-    packages=_PACKAGES,
-    folders=_FOLDERS,
+    packages=("nvidia-cublas", "nvidia-cublas-cu12"),
+    folders=("$CUDA_PATH/lib64", "$CONDA_PREFIX/lib", "/usr/local/cuda/lib64"),
     install=INSTALL,
     create="cublasCreate_v2",
     destroy="cublasDestroy_v2",
@@ -67,17 +55,26 @@ CUBLAS = Vendor(
         "cublasGemmEx": "piiiii" + "p" + "pii" * 2 + "p" + "pii" + "ii",
         "cublasGemmStridedBatchedEx": "piiiii" + "p" + "piiq" * 2 + "p" + "piiq" + "iii",
     },
-    statuses=_STATUSES,
+    statuses={
+        1: "a device or a driver that it cannot start on",
+        3: "not enough memory",
+        7: "a wrong parameter",
+        8: "an architecture of a device that it does not support",
+        11: "an error of the device's memory",
+        13: "an error while it ran",
+        14: "an internal error",
+        15: "what it does not support",
+        16: "a licence that does not allow it",
+    },
 )
 
-LT = Vendor(
+LT = evolve(
+    CUBLAS,
     title="cuBLASLt",
     files=("libcublasLt.so.13", "libcublasLt.so.12"),
-    packages=_PACKAGES,
-    folders=_FOLDERS,
-    install=INSTALL,
     create="cublasLtCreate",
     destroy="cublasLtDestroy",
+    set_stream="",
     functions={
         "cublasLtCreate": "p",
         "cublasLtDestroy": "p",
@@ -92,5 +89,4 @@ LT = Vendor(
         "cublasLtMatmulAlgoGetHeuristic": "ppppppp" + "ipp",
         "cublasLtMatmul": "ppp" + "pp" * 2 + "p" + "pp" * 2 + "ppzp",
     },
-    statuses=_STATUSES,
 )
