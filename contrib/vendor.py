@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from attrs import field, frozen
+from attrs import frozen
 
 from ..ir.errors import LibraryCallError, LibraryNotFound
 
@@ -44,15 +44,15 @@ class Vendor:
 
     title: str
     files: tuple[str, ...]
-    packages: tuple[str, ...]
     install: str
     functions: Mapping[str, str]
     statuses: Mapping[int, str]
+    packages: tuple[str, ...] = ()
     create: str = ""
     destroy: str = ""
     set_stream: str = ""
     last_error: str = ""
-    folders: tuple[str, ...] = field(default=())
+    folders: tuple[str, ...] = ()
 
     def load(self) -> Any:
         """The loaded library, its functions declared.
@@ -103,6 +103,12 @@ class Vendor:
                 self.call(self.set_stream, handle, stream)
                 handle.stream = stream
             yield handle
+
+
+def of_rocm(package: str, **given: Any) -> Vendor:
+    """A library of ROCm, which this package of the system brings; `given`: its other attributes."""
+    install = f"install ROCm with {package} (rocm.docs.amd.com has the packages of each system)"
+    return Vendor(folders=("$ROCM_PATH/lib", "/opt/rocm/lib"), install=install, **given)
 
 
 class Handle:

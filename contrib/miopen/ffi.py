@@ -3,7 +3,7 @@
 import ctypes
 from types import MappingProxyType
 
-from ..vendor import Vendor
+from ..vendor import of_rocm
 
 DTYPES = MappingProxyType({"float32": 1, "float16": 0})
 CONVOLUTION = 0  # miopenConvolution: a cross-correlation
@@ -22,12 +22,10 @@ class Performance(ctypes.Structure):
     _fields_ = (("algo", ctypes.c_int), ("time", ctypes.c_float), ("memory", ctypes.c_size_t))
 
 
-MIOPEN = Vendor(
+MIOPEN = of_rocm(
+    "miopen-hip",
     title="MIOpen",
     files=("libMIOpen.so.1", "libMIOpen.so"),
-    packages=(),
-    folders=("$ROCM_PATH/lib", "/opt/rocm/lib"),
-    install="install ROCm with miopen-hip (rocm.docs.amd.com has the packages of each system)",
     create="miopenCreate",
     destroy="miopenDestroy",
     set_stream="miopenSetStream",

@@ -12,7 +12,7 @@ from attrs import frozen
 from ...fuse.library import ADDRESS, Executable, Library, Region
 from ..blas import Gemm, gemm, why_not_product
 from ..calls import PRODUCTS, position, product, rules_for, tensors
-from ..vendor import Vendor, scalar
+from ..vendor import of_rocm, scalar
 
 PRIORITY = 25
 DTYPES = MappingProxyType({"float32": 151, "float64": 152, "float16": 150, "bfloat16": 168})
@@ -21,12 +21,10 @@ DTYPES = MappingProxyType({"float32": 151, "float64": 152, "float16": 150, "bflo
 PLAIN, TRANSPOSED = 111, 112
 STANDARD = 0  # rocblas_gemm_algo_standard
 
-ROCBLAS = Vendor(
+ROCBLAS = of_rocm(
+    "rocblas",
     title="rocBLAS",
     files=("librocblas.so.5", "librocblas.so.4", "librocblas.so.3", "librocblas.so"),
-    packages=(),
-    folders=("$ROCM_PATH/lib", "/opt/rocm/lib"),
-    install="install ROCm with rocblas (rocm.docs.amd.com has the packages of each system)",
     create="rocblas_create_handle",
     destroy="rocblas_destroy_handle",
     set_stream="rocblas_set_stream",
