@@ -6,10 +6,11 @@ A library is data: the names of its files, the pip packages that bring them, the
 
 import ctypes
 import importlib.metadata
+import logging
 import os
 import re
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from attrs import frozen
 
 from ..ir.errors import LibraryCallError, LibraryNotFound
 
+_log = logging.getLogger("fusewire")
 _LETTERS: Mapping[str, Any] = {
     "p": ctypes.c_void_p, "i": ctypes.c_int, "u": ctypes.c_uint32, "q": ctypes.c_int64, "z": ctypes.c_size_t,
     "f": ctypes.c_float, "d": ctypes.c_double, "b": ctypes.c_bool,
@@ -163,6 +165,13 @@ def places(vendor: Vendor) -> Iterator[str]:
     yield from vendor.files
     for folder in map(os.path.expandvars, vendor.folders):
         yield from (str(path) for name in vendor.files if (path := Path(folder, name)).exists())
+
+
+def log_search(title: str, kind: str, what: str, found: Sequence[tuple[str, float, int]], chosen: str) -> None:
+    """Log what a library found for a call: names, milliseconds and bytes of scratch, fastest first, and its choice."""
+    _log.info("%s found %d %s for %s, choosing %s", title, len(found), kind, what, chosen)
+    for k, (name, milliseconds, nbytes) in enumerate(found):
+        _log.info("  %d) %s - time: %.4f ms, workspace: %d bytes", k, name, milliseconds, nbytes)
 
 
 def scalar(value: float, double: bool = False) -> Any:

@@ -6,7 +6,6 @@ the factors of products may be rounded to TF32.
 """
 
 import ctypes
-import logging
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -22,11 +21,9 @@ from ...ir.errors import LibraryCallError
 from ...ir.expr import Call
 from ..calls import position
 from ..layers import Convolution, addend, convolution, why_not_convolution
-from ..vendor import Handle, scalar
+from ..vendor import Handle, log_search, scalar
 from . import ffi
 from .ffi import CUDNN
-
-_log = logging.getLogger("fusewire")
 
 CHAIN = Chain("nn.conv2d", [[ADD, BIAS], [ADD], [RELU]])
 """y = relu(conv(x) + bias + z), each part of which may be missing."""
@@ -130,9 +127,8 @@ def search(handle: Handle, c: Convolution, d: _Descriptors, device: str) -> list
 
 def _tell(c: Convolution, found: Sequence[Found]) -> None:
     chosen = next((f.name for f in found if f.nbytes <= MOST_SCRATCH), "none")
-    _log.info("cuDNN found %d forward algorithms for conv2d %s, choosing %s", len(found), c, chosen)
-    for k, f in enumerate(found):
-        _log.info("  %d) %s - time: %.4f ms, workspace: %d bytes", k, f.name, f.milliseconds, f.nbytes)
+    told = [(f.name, f.milliseconds, f.nbytes) for f in found]
+    log_search(CUDNN.title, "forward algorithms", f"conv2d {c}", told, chosen)
 
 
 def _chosen(found: Sequence[Found], c: Convolution) -> Found:

@@ -23,6 +23,7 @@ from ...ir.op import Attrs
 from ...ir.types import TensorType
 from ..calls import position, shown, tensors, why_not_plain
 from ..layers import addend
+from ..vendor import log_search
 from .ffi import CUDNN
 
 _log = logging.getLogger("fusewire")
@@ -199,9 +200,8 @@ def implement(region: Region) -> Executable:
         plans = _timed(queue, region, made, handle)
     if not plans:
         raise LibraryCallError(f"none of cuDNN's plans for {what} runs")
-    _log.info("cuDNN found %d plans for %s, choosing %s", len(plans), what, plans[0].name)
-    for k, plan in enumerate(plans):
-        _log.info("  %d) %s - time: %.4f ms, workspace: %d bytes", k, plan.name, plan.seconds * 1e3, plan.nbytes)
+    told = [(plan.name, plan.seconds * 1e3, plan.nbytes) for plan in plans]
+    log_search(CUDNN.title, "plans", what, told, plans[0].name)
     queue.reserve(plans[0].nbytes)
     return _run(cudnn, queue, made, handle, plans[0].index)
 

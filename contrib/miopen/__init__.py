@@ -4,7 +4,6 @@ None of this has run on a GPU yet: it was tested against a library that stands i
 """
 
 import ctypes
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,14 +25,12 @@ from ..layers import (
     why_not_pool,
     why_not_softmax,
 )
-from ..vendor import Handle, scalar
+from ..vendor import Handle, log_search, scalar
 from . import ffi
 from .ffi import MIOPEN
 
 PRIORITY = 25
 MOST_ALGORITHMS = 8
-
-_log = logging.getLogger("fusewire")
 
 
 def _tensor(shape: Sequence[int], dtype: str) -> Handle:
@@ -73,10 +70,8 @@ def _search(queue: Any, handle: Handle, c: Convolution, d: _Descriptors) -> ffi.
     found = sorted(results[: count.value], key=lambda r: r.time)
     if not found:
         raise LibraryCallError(f"MIOpen found no algorithm for {c}")
-    names = [ffi.ALGORITHMS.get(r.algo, f"algorithm {r.algo}") for r in found]
-    _log.info("MIOpen found %d forward algorithms for conv2d %s, choosing %s", len(found), c, names[0])
-    for k, (name, r) in enumerate(zip(names, found, strict=True)):
-        _log.info("  %d) %s - time: %.4f ms, workspace: %d bytes", k, name, r.time, r.memory)
+    told = [(ffi.ALGORITHMS.get(r.algo, f"algorithm {r.algo}"), r.time, r.memory) for r in found]
+    log_search(MIOPEN.title, "forward algorithms", f"conv2d {c}", told, told[0][0])
     return found[0]
 
 
