@@ -13,7 +13,7 @@ from attrs import frozen
 
 from ..fuse.dataflow_pattern import is_op
 from ..fuse.library import Executable, Region, Rule
-from ..ir.expr import Call, Expr
+from ..ir.expr import Call, Expr, TupleGetItem
 from ..ir.types import TensorType
 from ..ops.spec import spec_of
 
@@ -98,6 +98,13 @@ def why_not_plain(call: Call, dtypes: Sequence[str], result: Expr | None = None)
 def position(region: Region, arg: Expr) -> int:
     """Which input of a region an argument of its call is; two arguments may be one and the same input."""
     return next(k for k, param in enumerate(region.function.params) if param is arg)
+
+
+def anchor_call(anchor: Expr) -> Call:
+    """The call that the anchor of a chain is, or of which it takes one result."""
+    call = anchor.tuple_value if isinstance(anchor, TupleGetItem) else anchor
+    assert isinstance(call, Call)
+    return call
 
 
 def shown(call: Call) -> str:

@@ -10,9 +10,8 @@ from ...fuse.chain import Chain, Links
 from ...fuse.library import Executable, Region
 from ...fuse.postops import ADD, BIAS, GELU_TANH, RELU
 from ...ir.errors import LibraryCallError
-from ...ir.expr import Call
 from ..blas import Gemm, gemm, why_not_product
-from ..calls import position, product, tensors
+from ..calls import anchor_call, position, product, tensors
 from ..layers import addend
 from ..vendor import Handle, scalar
 from . import ffi
@@ -32,8 +31,7 @@ def chain(op: str) -> Chain:
 
 def why_not(links: Links) -> str | None:
     """Why cuBLAS cannot take a product with what follows, or None."""
-    call = links.anchor
-    assert isinstance(call, Call)
+    call = anchor_call(links.anchor)
     if reason := why_not_product(call, tuple(ffi.DTYPES)):
         return reason
     if not links.steps:
@@ -51,8 +49,7 @@ def why_not(links: Links) -> str | None:
 
 def implement(region: Region, links: Links) -> Executable:
     """Say how to call cuBLAS or cuBLASLt."""
-    call = links.anchor
-    assert isinstance(call, Call)
+    call = anchor_call(links.anchor)
     a, b = (position(region, arg) for arg in call.args)
     g, dtype = gemm(product(call)), tensors(call)[0].dtype
     compute = computes(dtype, region.precision)

@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 from attrs import frozen
 
-from ...fuse.chain import Chain, Links
+from ...fuse.chain import Chain
 from ...fuse.dataflow_pattern import Match
 from ...fuse.library import Executable, Region
 from ...fuse.postops import ADD, BIAS, RELU
 from ...ir.errors import LibraryCallError
-from ...ir.expr import Call
-from ..calls import position
+from ..calls import anchor_call, position
 from ..layers import Convolution, addend, convolution, why_not_convolution
 from ..vendor import Handle, log_search, scalar
 from . import ffi
@@ -51,15 +50,10 @@ class Found:
         return ffi.ALGORITHMS[self.algorithm] if known else f"algorithm {self.algorithm}"
 
 
-def _anchor(links: Links) -> Call:
-    assert isinstance(links.anchor, Call)
-    return links.anchor
-
-
 def why_not(match: Match) -> str | None:
     """Why cuDNN cannot take a convolution with what follows, or None."""
     links = CHAIN.links(match)
-    if reason := why_not_convolution(_anchor(links), ("float32",)):
+    if reason := why_not_convolution(anchor_call(links.anchor), ("float32",)):
         return reason
     kinds = []
     for link in links.steps:
@@ -142,7 +136,7 @@ def _chosen(found: Sequence[Found], c: Convolution) -> Found:
 def implement(region: Region) -> Executable:
     """Search, reserve the workspace, and say how to call cuDNN."""
     links, queue = CHAIN.links(region.function), region.queue
-    call = _anchor(links)
+    call = anchor_call(links.anchor)
     c = convolution(call)
     places = {"x": position(region, call.args[0]), "w": position(region, call.args[1])}
     for link in links.steps:

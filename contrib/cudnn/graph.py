@@ -21,7 +21,7 @@ from ...ir.errors import LibraryCallError, LibraryNotFound
 from ...ir.expr import Call, Expr
 from ...ir.op import Attrs
 from ...ir.types import TensorType
-from ..calls import position, shown, tensors, why_not_plain
+from ..calls import anchor_call, position, shown, tensors, why_not_plain
 from ..layers import addend
 from ..vendor import log_search
 from .ffi import CUDNN
@@ -68,15 +68,10 @@ def frontend() -> Any:
         raise LibraryNotFound(f"cuDNN in 16 bits needs its Python frontend ({error}): {INSTALL}") from None
 
 
-def _anchor(links: Links) -> Call:
-    assert isinstance(links.anchor, Call)
-    return links.anchor
-
-
 def why_not(match: Match) -> str | None:
     """Why cuDNN's graphs cannot take a convolution with what follows, or None."""
     links = CHAIN.links(match)
-    call = _anchor(links)
+    call = anchor_call(links.anchor)
     a = call.attrs
     if reason := why_not_plain(call, tuple(DTYPES)):
         return reason
@@ -119,7 +114,7 @@ class _Writer:
     """Writes a region as a graph of cuDNN."""
 
     def __init__(self, cudnn: Any, region: Region, links: Links, handle: Any) -> None:
-        self.region, self.links, self.call = region, links, _anchor(links)
+        self.region, self.links, self.call = region, links, anchor_call(links.anchor)
         kinds = cudnn.data_type
         self.kind = getattr(kinds, DTYPES[tensors(self.call)[0].dtype])
         self.graph = cudnn.pygraph(
@@ -183,7 +178,7 @@ def implement(region: Region) -> Executable:
 
     """
     cudnn, links, queue = frontend(), CHAIN.links(region.function), region.queue
-    what = " + ".join([shown(_anchor(links)), *(link.post_op.name for link in links.steps)])
+    what = " + ".join([shown(anchor_call(links.anchor)), *(link.post_op.name for link in links.steps)])
     with queue.using("building plans of cuDNN") as stream:
         handle = queue.kept("cudnn frontend", lambda: _handle(cudnn, queue))
         cudnn.set_stream(handle=handle, stream=stream)

@@ -7,13 +7,13 @@ needs the library.
 
 from attrs import frozen
 
-from ...ir.expr import Call, Expr, TupleGetItem
+from ...ir.expr import Call, Expr
 from ...ir.types import TensorType
 from ...ops import conv, conv_transpose, pooling
 from ...ops.layout import Layout
 from ...ops.reduce import reduced_axes
 from ...ops.window import span, static
-from ..calls import product, tensors
+from ..calls import anchor_call, product, tensors
 from .convolution import Convolution, Deconvolution
 from .describe import Eltwise
 from .epilogue import BINARY, Prepared, eltwise, logical_shape, with_number
@@ -40,11 +40,6 @@ def _unfit(problem: str) -> OneDNNError:
     return OneDNNError("describe", problem)
 
 
-def _as_call(anchor: Expr) -> Call:
-    assert isinstance(anchor, Call)
-    return anchor
-
-
 def _feature(name: str, layout: Layout, axes: str) -> tuple[tuple[int, ...], int]:
     """The positions in `axes` of a layout's axes as they are stored, and the block of the channels (0: none)."""
     blocks = [part for part in layout.parts if part.block]
@@ -64,7 +59,7 @@ def _whole_axes(name: str, layout: Layout, axes: str) -> tuple[int, ...]:
 
 def convolution(anchor: Expr, setting: Setting) -> Prepared:
     """nn.conv1d, nn.conv2d, nn.conv3d and their transposes."""
-    call = _as_call(anchor)
+    call = anchor_call(anchor)
     data, weight, _ = tensors(call)
     attributes, transposed = call.attrs, "output_padding" in call.attrs
     c = (conv_transpose.describe if transposed else conv.describe)(attributes, data, weight)
@@ -115,7 +110,7 @@ def _check_padding(c: conv.Convolution, padding: tuple[int, ...], dilation: tupl
 
 def matmul(anchor: Expr, setting: Setting) -> Prepared:
     """nn.dense, nn.matmul and nn.batch_matmul."""
-    call = _as_call(anchor)
+    call = anchor_call(anchor)
     p, dtype = product(call), tensors(call)[0].dtype
     shapes = (p.a, p.b, p.out, p.trans_a, p.trans_b)
     description = MatMul(*shapes, dtype=dtype, constant_weights=setting.constant, num_threads=setting.threads)
@@ -124,7 +119,7 @@ def matmul(anchor: Expr, setting: Setting) -> Prepared:
 
 def pool(anchor: Expr, setting: Setting) -> Prepared:
     """Pools: sliding, global, and adaptive ones whose windows are all alike."""
-    call = _as_call(anchor)
+    call = anchor_call(anchor)
     (data, out), name = tensors(call), str(call.op)
     rank = int(name[-2])
     layout, out_layout = pooling.pool_layouts(call.attrs, rank)
@@ -192,7 +187,7 @@ def _sliding(call: Call, sizes: list[int], windows: list[int]) -> _Window:
 
 def softmax(anchor: Expr, setting: Setting) -> Prepared:
     """nn.softmax and nn.log_softmax."""
-    call = _as_call(anchor)
+    call = anchor_call(anchor)
     data, _ = tensors(call)
     name = str(call.op).removeprefix("nn.").removeprefix("fast_")
     axis = call.attrs.axis % data.ndim
@@ -204,7 +199,7 @@ def softmax(anchor: Expr, setting: Setting) -> Prepared:
 
 def layer_norm(anchor: Expr, setting: Setting) -> Prepared:
     """nn.layer_norm along the last axis."""
-    call = _as_call(anchor)
+    call = anchor_call(anchor)
     data, *_ = tensors(call)
     if call.attrs.axis % data.ndim != data.ndim - 1:
         raise _unfit(f"axis is {call.attrs.axis}, expected the last one of {data}")
@@ -213,8 +208,7 @@ def layer_norm(anchor: Expr, setting: Setting) -> Prepared:
 
 def batch_norm(anchor: Expr, setting: Setting) -> Prepared:
     """nn.batch_norm with stored statistics, of which only the normalised data is used."""
-    assert isinstance(anchor, TupleGetItem)
-    call = _as_call(anchor.tuple_value)
+    call = anchor_call(anchor)
     data = call.args[0].checked_type
     assert isinstance(data, TensorType)
     return _normalization(call, data, setting, channels=True)
@@ -248,7 +242,7 @@ def _normalization(call: Call, data: TensorType, setting: Setting, channels: boo
 
 def elementwise(anchor: Expr, setting: Setting) -> Prepared:
     """An activation."""
-    call = _as_call(anchor)
+    call = anchor_call(anchor)
     return _elementwise(call.args[0], eltwise(str(call.op).removeprefix("nn."), call.attrs), setting)
 
 
@@ -268,7 +262,7 @@ def _elementwise(data: Expr, step: Eltwise, setting: Setting) -> Prepared:
 
 def arithmetic(anchor: Expr, setting: Setting) -> Prepared:
     """add, subtract, multiply, divide, maximum or minimum of a tensor and one that is broadcast to it."""
-    call = _as_call(anchor)
+    call = anchor_call(anchor)
     left, right, out = tensors(call)
     name, (src, other) = str(call.op), call.args
     if left != out and right == out and name not in ("subtract", "divide"):
@@ -293,7 +287,7 @@ def arithmetic(anchor: Expr, setting: Setting) -> Prepared:
 
 def reduction(anchor: Expr, setting: Setting) -> Prepared:
     """sum, mean, max, min and prod over axes."""
-    call = _as_call(anchor)
+    call = anchor_call(anchor)
     data, _ = tensors(call)
     description = Reduction(
         algorithm=str(call.op),

@@ -20,8 +20,8 @@ from ...fuse.dataflow_pattern import DFPattern, Match, is_op, is_tuple_get_item
 from ...fuse.library import Executable, Region, Rule
 from ...fuse.postops import ACTIVATIONS, MULTIPLY, RELU
 from ...ir.errors import RuntimeInputError
-from ...ir.expr import Call, Constant, Expr, Function, TupleGetItem
-from ..calls import PRODUCTS, position, shown, why_not_plain
+from ...ir.expr import Constant, Expr, Function
+from ..calls import PRODUCTS, anchor_call, position, shown, why_not_plain
 from . import anchors, ffi
 from .epilogue import EPILOGUE, SHIFT, Prepared, with_post_ops
 from .ffi import DTYPES, OneDNNError
@@ -111,21 +111,15 @@ def _rule(op: str, entry: Entry) -> Rule:
     return Rule(name, chain, check, implement=implement, priority=PRIORITY, blocked=agrees, light=entry.light)
 
 
-def _anchor_call(links: Links) -> Call:
-    anchor = links.anchor.tuple_value if isinstance(links.anchor, TupleGetItem) else links.anchor
-    assert isinstance(anchor, Call)
-    return anchor
-
-
 def _prepared(links: Links, describe: Describe, value: Value, threads: int | None) -> tuple[Prepared, Affine | None]:
     """What to ask for, and what to do to weights and bias before."""
-    constant = value(_anchor_call(links).args[-1]) is not None
+    constant = value(anchor_call(links.anchor).args[-1]) is not None
     return fold(with_post_ops(describe(links.anchor, anchors.Setting(constant, threads)), links), value)
 
 
 def _why_not(links: Links, describe: Describe) -> str | None:
     """Why oneDNN should not take a region, or None. A build needs no library: oneDNN is asked only where it loads."""
-    call = _anchor_call(links)
+    call = anchor_call(links.anchor)
     if reason := why_not_plain(call, tuple(DTYPES), links.anchor):
         return reason
     try:
@@ -174,7 +168,7 @@ def _implement(region: Region, links: Links, describe: Describe) -> Executable:
         OneDNNError: oneDNN cannot do it; where it could be asked when the graph was built, `_why_not` has said so.
 
     """
-    call = _anchor_call(links)
+    call = anchor_call(links.anchor)
 
     def value(expr: Expr) -> npt.NDArray[Any] | None:
         return expr.data if isinstance(expr, Constant) else region.constants.get(position(region, expr))
