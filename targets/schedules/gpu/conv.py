@@ -10,10 +10,7 @@ border, are conditions that vanish where the block divides the result or there i
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from attrs import evolve, frozen
 
 from ....ir.index import Index, as_index
@@ -24,7 +21,8 @@ from .. import conv_shape
 from ..conv import bordered
 from ..conv_shape import Conv, conv_of
 from ..space import Config, space
-from ..tiles import Packed, Packing, Piece, RegisterTile, even, packed_operand
+from ..tiles import Packed, Packing, RegisterTile, even
+from .convs import is_pointwise, packed_blocks, picture
 from .items import (
     LANES,
     default_local,
@@ -68,11 +66,6 @@ class Block:
     def points(self) -> int:
         """Pixels."""
         return self.rows * self.columns
-
-
-def is_pointwise(conv: Conv) -> bool:
-    """Whether the window is 1x1 and there is no border."""
-    return conv.s.kh == conv.s.kw == 1 and not conv.s.padded
 
 
 def check(block: Block) -> Callable[[Problem], str | None]:
@@ -156,31 +149,6 @@ def _extents(conv: Conv, block: Block) -> tuple[int, ...]:
         -(-rows // block.rows),
         -(-columns // block.columns),
     )
-
-
-def picture(conv: Conv) -> tuple[int, int]:
-    """Rows and columns of the result; those of a pointwise convolution are one row."""
-    return (1, conv.s.oh * conv.s.ow) if conv.s.pointwise else (conv.s.oh, conv.s.ow)
-
-
-def packed_blocks(conv: Conv, b: Builder, channels: int) -> tuple[Conv, Buffer, Packing, Packed]:
-    """Weights as [group][block of channels][term][channels], zero beyond the last channel."""
-    s, block, view, area = conv.s, conv.data_block, conv.weight, conv.s.kh * conv.s.kw
-    tiles = -(-s.co // channels)
-    packing = Packing((Piece(0, tiles, channels // LANES, LANES),), s.terms, tiles * channels)
-
-    def element(g: Index, row: Index, o: Index) -> Value:
-        c, k = row // (block * area) * block + row % block, row // block % area
-        place = (g * s.co + o, c) if view.shape[1] == s.ci else (g, o)
-        return or_zero(apply("lt", o, s.co), view(*place, k // s.kw, k % s.kw), view(0, 0, 0, 0).dtype)
-
-    def matrix(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        parts = array.reshape(s.groups, s.co, s.ci // block, block, area)
-        whole = parts.transpose(0, 2, 4, 3, 1).reshape(s.groups, s.terms, s.co)
-        return np.pad(whole, ((0, 0), (0, 0), (0, packing.extent - s.co)))
-
-    weights, problem, packed = packed_operand(conv.problem, packing, b, s.groups, matrix, element)
-    return evolve(conv, problem=problem), weights, packing, packed
 
 
 @frozen(eq=False)

@@ -16,22 +16,18 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from attrs import evolve, frozen
+from attrs import frozen
 
 from ....ir.index import Index, as_index
 from ....ir.loops import Builder, Kernel
-from ....ir.scalar import Buffer, Const, Load, Value, all_of, apply, later, splat
-from ....ir.types import TensorType
-from ....ops.layout import Layout
-from ....ops.lowering import View
+from ....ir.scalar import Buffer, Const, Load, all_of, apply, later, splat
 from ...lower import Problem
 from ...prelude import width
-from .. import conv_shape
-from ..conv_shape import Conv, conv_of
+from ..conv_shape import Conv
 from ..space import Config
-from ..tiles import Packed, Packing, Piece, packed_operand
-from .items import LANES, device_needed, emit_pixel, guarded, local_bytes, or_zero, split, within
+from ..tiles import Packed, Packing
+from .convs import packed_blocks, plain_conv, runs_along_channels, window_of
+from .items import LANES, emit_pixel, guarded, local_bytes, or_zero, split, within
 from .pipeline import Buffers, through_local
 from .roofline import Work, time
 
@@ -50,33 +46,6 @@ SHOWN = 24
 
 UNROLLED = 9
 """Places of a window up to which the sums of one channel are copied out."""
-
-
-def plain_conv(problem: Problem) -> Conv | str:
-    """A convolution whose pixels and channels are not in blocks; or why the group is none."""
-    if reason := device_needed(problem):
-        return reason
-    context = problem.context
-    assert context is not None
-    a, (_, weight) = context.attrs, context.args
-    layouts = a.data_layout, a.out_layout or a.data_layout, a.kernel_layout
-    if layouts == ("NHWC", "NHWC", "HWIO"):
-        if reason := conv_shape.check_values(problem):
-            return reason
-        shape = tuple(weight.shape[k] for k in (3, 2, 0, 1))
-        view = View(TensorType(shape, weight.dtype), lambda o, i, y, x: weight(y, x, i, o))
-        return conv_of(problem, weight=view)
-    if reason := conv_shape.check(problem):
-        return reason
-    conv = conv_of(problem)
-    if conv.data_block > 1 or conv.out_block > 1 or conv.axes is not None:
-        return "it is written for NCHW and NHWC"
-    return conv
-
-
-def runs_along_channels(conv: Conv) -> bool:
-    """Whether neighbouring channels are neighbours in memory (NHWC)."""
-    return conv.out_layout == Layout.parse("NHWC")
 
 
 def check(problem: Problem) -> str | None:
@@ -159,9 +128,7 @@ class _Tile:
 
     def window(self, conv: Conv) -> tuple[int, int]:
         """Rows and columns of the input that a tile reads."""
-        s = conv.s
-        rows = (self.rows - 1) * s.stride[0] + (s.kh - 1) * s.dilation[0] + 1
-        return rows, (self.columns - 1) * s.stride[1] + (s.kw - 1) * s.dilation[1] + 1
+        return window_of(conv, self.rows, self.columns)
 
     def parts(self, conv: Conv) -> int:
         return -(-conv.s.ci // self.depth)
@@ -201,25 +168,6 @@ def _cost(conv: Conv, config: Config) -> float:
     )
 
 
-def packed_weights(conv: Conv, b: Builder, channels: int) -> tuple[Conv, Buffer, Packing, Packed]:
-    """Weights as [group][block of channels][input channel][place of the window][channels], zero beyond the last."""
-    s, view, area = conv.s, conv.weight, conv.s.kh * conv.s.kw
-    tiles = -(-s.co // channels)
-    packing = Packing((Piece(0, tiles, channels // LANES, LANES),), s.terms, tiles * channels)
-    along = runs_along_channels(conv)
-
-    def element(g: Index, row: Index, o: Index) -> Value:
-        value = view(g * s.co + o, row // area, row % area // s.kw, row % s.kw)
-        return or_zero(apply("lt", o, s.co), value, view(*[as_index(0)] * 4).dtype)
-
-    def matrix(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        parts = (array.transpose(3, 2, 0, 1) if along else array).reshape(s.groups, s.co, s.terms)
-        return np.pad(parts.swapaxes(1, 2), ((0, 0), (0, 0), (0, packing.extent - s.co)))
-
-    weights, problem, packed = packed_operand(conv.problem, packing, b, s.groups, matrix, element)
-    return evolve(conv, problem=problem), weights, packing, packed
-
-
 @frozen(eq=False)
 class _Local:
     conv: Conv
@@ -233,7 +181,7 @@ class _Local:
     @staticmethod
     def start(conv: Conv, config: Config) -> "_Local":
         b = Builder()
-        conv, weights, packing, packed = packed_weights(conv, b, config["channels"])
+        conv, weights, packing, packed = packed_blocks(conv, b, config["channels"])
         return _Local(conv, _Tile.of(conv, config), config["stages"], b, weights, packing, packed)
 
     def kernel(self) -> tuple[Kernel, Packed]:

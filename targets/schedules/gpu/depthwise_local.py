@@ -18,7 +18,7 @@ from ...prelude import width
 from ..conv_shape import Conv
 from ..space import Config
 from ..tiles import Packed
-from .conv_local import plain_conv, runs_along_channels
+from .convs import plain_conv, runs_along_channels, window_of
 from .items import emit_pixel, guarded, local_bytes, or_zero, split, within
 from .roofline import Work, time
 
@@ -114,9 +114,7 @@ class _Tile:
 
     def window(self, conv: Conv) -> tuple[int, int]:
         """Rows and columns of the input that a tile reads."""
-        s = conv.s
-        rows = (self.rows - 1) * s.stride[0] + (s.kh - 1) * s.dilation[0] + 1
-        return rows, (self.columns - 1) * s.stride[1] + (s.kw - 1) * s.dilation[1] + 1
+        return window_of(conv, self.rows, self.columns)
 
     def nbytes(self, conv: Conv) -> int:
         rows, columns = self.window(conv)

@@ -11,7 +11,7 @@ from ..conv_shape import Conv
 from ..space import Config
 from ..tiles import Packed
 from . import gemm_local
-from .conv_local import plain_conv, runs_along_channels
+from .convs import plain_conv, runs_along_channels
 from .items import device_needed, emit_pixel, or_zero, within
 from .product import Product, conv_product, pixel_of, product_of
 

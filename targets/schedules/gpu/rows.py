@@ -26,7 +26,7 @@ from ..reduction import Form, form_of, of_the_row
 from ..rows import JOIN, START, extents_of, size_of
 from ..space import Config
 from ..tiles import Packed, added
-from .conv import is_pointwise, packed_blocks
+from .convs import is_pointwise, packed_blocks
 from .items import LANES, device_needed, emit_pixel, guarded, local_bytes, local_sizes, occupancy, split
 from .product import product_of
 
