@@ -1,5 +1,6 @@
 """Devices, and arrays that live on them."""
 
+import importlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,6 +40,18 @@ def device(kind: str | Target = "cpu", index: int = 0) -> Device:
     if name == "cpu" and index != 0:
         raise DeviceNotFound(f"there is one cpu device, number 0; got number {index}")
     return Device(name, index)
+
+
+def wanted_package(name: str, purpose: str, install: str) -> Any:
+    """A module of a package that running on a kind of device needs.
+
+    Raises:
+        DeviceNotFound: it cannot be imported; the message says what needs it (`purpose`), and how to `install` it.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise DeviceNotFound(f"{purpose} needs the package {name} ({error}): {install}") from None
 
 
 def cpu(index: int = 0) -> Device:

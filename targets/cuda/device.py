@@ -5,7 +5,6 @@ work on the same stream needs no waiting in between. Graphs are captured on a st
 """
 
 import contextlib
-import importlib
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,9 +16,10 @@ import numpy.typing as npt
 from attrs import define, field
 
 from ...ir.errors import DeviceError, DeviceNotFound, RuntimeInputError
+from ..device import wanted_package
 from ..engine import Action, Array
 from ..launched.compiler import compile_all
-from ..launched.device import LOCAL, Block, Launch, held_in_one_block, shares_on_gpu, when_repeated
+from ..launched.device import LOCAL, Block, Launch, held_in_one_block, homes, sharing, when_repeated
 from ..launched.libqueue import LibraryQueue
 from ..prove import ALIGNED
 from .nvrtc import nvrtc, options
@@ -28,7 +28,6 @@ INSTALL = "pip install 'fusewire[cuda]'"
 _TO_DEVICE, _TO_HOST, _WITHIN = 1, 2, 3  # cudaMemcpyKind
 _DLPACK_CUDA = 2
 
-_lock = threading.Lock()
 _ONE_CAPTURE = threading.Lock()
 
 
@@ -39,11 +38,7 @@ def cupy() -> Any:
     Raises:
         DeviceNotFound: it is not installed; the message says what installs it.
     """
-    with _lock:
-        try:
-            return importlib.import_module("cupy")
-        except ImportError as error:
-            raise DeviceNotFound(f"running on cuda needs the package cupy ({error}): {INSTALL}") from None
+    return wanted_package("cupy", "running on cuda", INSTALL)
 
 
 def count() -> int:
@@ -78,9 +73,7 @@ def cuda_device(index: int) -> "CudaDevice":
         toolkit = cp.cuda.runtime.runtimeGetVersion() // 1000
     name = facts["name"].decode() if isinstance(facts["name"], bytes) else facts["name"]
     arch = f"sm_{facts['major']}{facts['minor']}"
-    return CudaDevice(
-        index, name, arch, driver, toolkit, facts["totalGlobalMem"], facts["multiProcessorCount"]
-    )  # fmt: skip
+    return CudaDevice(index, name, arch, driver, toolkit, facts["totalGlobalMem"], facts["multiProcessorCount"])
 
 
 @contextlib.contextmanager
@@ -161,7 +154,7 @@ class CudaDevice:
 
     def shares(self, thread_bytes: int, items: int) -> int:
         """How many work-items share the iterations of a launch."""
-        return shares_on_gpu(self.units, thread_bytes, items)
+        return sharing(self.units * LOCAL, thread_bytes, items)
 
     def allocate(self, nbytes: int, what: str) -> Block:
         """New memory; CuPy gives what starts at a multiple of 512 bytes."""
@@ -206,14 +199,14 @@ class CudaDevice:
         cubins = compile_all(nvrtc(self.toolkit), files, options(arch), f"driver {self.driver}")
         modules = []
         with self._doing("loading kernels") as cp:
-            for (_, text), cubin in zip(files, cubins, strict=True):
-                module = cp.cuda.function.Module()
-                module.load(cubin)
-                modules.append((text, module))
+            for cubin in cubins:
+                modules.append(cp.cuda.function.Module())
+                modules[-1].load(cubin)
+        home = homes(files, modules)
 
         def find(name: str) -> Any:
             with self._doing(f"looking for the kernel {name}"):
-                return next(m.get_function(name) for text, m in modules if re.search(rf"\b{name}\(", text))
+                return home[name].get_function(name)
 
         return find
 

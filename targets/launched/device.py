@@ -1,8 +1,9 @@
 """What an engine wants of a device, and nothing more: memory, programs, launches, and waiting."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +13,13 @@ from ..engine import Action, Array
 from ..memory import rounded
 from .code import LaunchCode
 
+T = TypeVar("T")
+_CALLED = re.compile(r"(\w+)\(")
+
 LOCAL = 256
 """Work-items in a work-group of a GPU; FW_LOCAL in the sources."""
 
-SHARES = 256 << 20
+SHARED_BYTES = 256 << 20
 """Bytes of scratch that work-items who take shares of a loop may have together."""
 
 Place: TypeAlias = Any
@@ -222,6 +226,13 @@ def held_in_one_block(device: LaunchDevice, arrays: Mapping[int, Array]) -> tupl
     return memory, places
 
 
-def shares_on_gpu(units: int, thread_bytes: int, items: int) -> int:
-    """`shares` of a GPU: a work-group for each processor, and no more scratch than `SHARES`."""
-    return max(1, min(items, units * LOCAL, SHARES // max(thread_bytes, 1)))
+def sharing(most: int, thread_bytes: int, items: int) -> int:
+    """How many work-items, `most` of them, take shares of `items`: no more than that, and than `SHARED_BYTES` allow."""
+    return max(1, min(most, items, SHARED_BYTES // max(thread_bytes, 1)))
+
+
+def homes(files: Sequence[tuple[str, str]], modules: Sequence[T]) -> dict[str, T]:
+    """Where kernels are, by name: in the module compiled from the file whose text defines them. All other functions are
+    static, so what else the texts call does no harm.
+    """
+    return {name: module for (_, text), module in zip(files, modules, strict=True) for name in _CALLED.findall(text)}

@@ -2,7 +2,6 @@
 and then repeated. What differs between OpenCL, CUDA and HIP is a `LaunchDevice`.
 """
 
-import threading
 from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Any
@@ -15,6 +14,7 @@ from ...ir.errors import DeviceError
 from ...ir.types import numpy_dtype
 from ..engine import Action, Array, in_runs
 from ..host import view
+from ..locks import Lock
 from ..memory import rounded
 from ..program import BranchStep, CopyStep, KernelStep, LibraryStep, Step, flatten
 from ..runnable import Runnable
@@ -25,7 +25,7 @@ from .device import Launch, LaunchDevice, Memory, Place
 MOST_RECORDED = 8
 """For how many sets of shared inputs a run of launches is kept recorded."""
 
-_lock = threading.Lock()
+_lock = Lock()
 _constants: "WeakKeyDictionary[LaunchCode, dict[LaunchDevice, tuple[Any, dict[int, Place]]]]" = WeakKeyDictionary()
 
 

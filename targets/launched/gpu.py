@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 from attrs import frozen
 
-from ...ir.errors import DeviceError, DeviceNotFound
+from ...ir.errors import DeviceNotFound
 from ..code import Code
 from ..cpuinfo import DeviceProfile, Isa
 from ..device import Device
@@ -76,12 +76,7 @@ class GpuKind:
         """
         found = self.open(self._number(target.device, device.index))
         found.arch_for(_arch(code.isa))
-        result = self.tested(found.index)
-        if result.problem:
-            raise DeviceError(
-                f"{found.name} failed the self-test and is not used: {result.problem}; update its driver, or take "
-                "another device with -device="
-            )
+        self.tested(found.index).require(found.name)
         return Device(self.kind, found.index)
 
     def _number(self, wanted: str | None, index: int) -> int:

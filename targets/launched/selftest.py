@@ -19,7 +19,7 @@ from attrs import frozen
 from ... import ops
 from ...fuse.evaluate import evaluate
 from ...fuse.transform import FuseOps, Sequential
-from ...ir.errors import FusewireError
+from ...ir.errors import DeviceError, FusewireError
 from ...ir.expr import Expr, Function, Tuple, Var, const
 from ...ir.infer import infer_type
 from ...ir.module import IRModule
@@ -50,6 +50,18 @@ class SelfTest:
     problem: str | None
     seconds: float
     ended: bool = True
+
+    def require(self, device: str) -> None:
+        """Refuse a device that failed.
+
+        Raises:
+            DeviceError: it computes wrongly.
+        """
+        if self.problem:
+            raise DeviceError(
+                f"{device} failed the self-test and is not used: {self.problem}; update its driver, or take another "
+                "device with -device="
+            )
 
 
 def _graph() -> tuple[Function, dict[str, npt.NDArray[np.float32]]]:

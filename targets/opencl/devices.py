@@ -4,9 +4,7 @@ pip's `intel-opencl-rt` is known to no loader: its .icd file names a folder that
 folder only, once, so a temporary one is made with links to the system's .icd files and one for Intel's library.
 """
 
-import importlib
 import os
-import threading
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache
@@ -17,6 +15,8 @@ from typing import Any
 from attrs import field, frozen
 
 from ...ir.errors import DeviceNotFound
+from ..device import wanted_package
+from ..locks import Lock
 from ..scratch import scratch_folder
 
 INSTALL = "pip install 'fusewire[opencl]'"
@@ -25,7 +25,7 @@ SYSTEM = "/etc/OpenCL/vendors"
 TYPES = ("gpu", "accelerator", "cpu", "custom")
 """Kinds of devices, the preferred ones first."""
 
-_lock = threading.Lock()
+_lock = Lock()
 
 
 @frozen
@@ -87,10 +87,7 @@ def pyopencl() -> Any:
         DeviceNotFound: it is not installed; the message says what installs it.
     """
     with _lock:
-        try:
-            cl = importlib.import_module("pyopencl")
-        except ImportError as error:
-            raise DeviceNotFound(f"OpenCL needs the package pyopencl ({error}): {INSTALL}") from None
+        cl = wanted_package("pyopencl", "OpenCL", INSTALL)
         # pyopencl warns whenever a compiler said anything, and some say "succeeded". Errors are errors all the same.
         warnings.filterwarnings("ignore", category=cl.CompilerWarning)
         own = intel_runtime()

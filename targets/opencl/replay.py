@@ -55,7 +55,7 @@ def functions(platform: int) -> dict[str, Any] | None:
 
 def available(device: OpenclDevice) -> bool:
     """Whether launches on a device can be recorded."""
-    if EXTENSION not in device.raw.extensions.split():
+    if EXTENSION not in device.extensions:
         return False
     try:
         return functions(device.raw.platform.int_ptr) is not None

@@ -13,6 +13,7 @@ from attrs import define, field
 
 from ...ir.errors import CompileError, DeviceError
 from ..cpuinfo import usable_cores
+from ..launched.device import sharing
 from ..objcache import ObjectCache
 from ..toolchain import cache_dir, cache_limit
 from .devices import OpenclDevice, all_devices, pyopencl
@@ -20,6 +21,9 @@ from .devices import OpenclDevice, all_devices, pyopencl
 _log = logging.getLogger("fusewire")
 
 OPTIONS = ("-cl-std=CL1.2",)
+
+GROUP = 64
+"""Work-items in a work-group of a GPU, and those for each of its units that take shares of a loop."""
 
 SHARES = 2
 """Work-items for each unit of a CPU, between which it can balance. Of Intel's runtime, 4 in place of 300 save 8 us."""
@@ -84,7 +88,7 @@ class Session:
     @property
     def local(self) -> int:
         """Work-items in a work-group: on a CPU one, which is a loop of its own there."""
-        return 1 if self.device.type == "cpu" else min(64, self.device.max_group)
+        return 1 if self.device.type == "cpu" else min(GROUP, self.device.max_group)
 
     def sizes(self, items: int) -> list[int]:
         """Work-items in a work-group that are worth a try for a launch of `items`, those near `local` first: powers of
@@ -100,8 +104,8 @@ class Session:
     def shares(self, thread_bytes: int, items: int) -> int:
         """How many work-items share the iterations of a launch, each with so much scratch."""
         few = 1 if thread_bytes else SHARES
-        most = self.device.compute_units * (few if self.device.type == "cpu" else 64)
-        return max(1, min(most, items, (256 << 20) // max(thread_bytes, 1)))
+        most = self.device.compute_units * (few if self.device.type == "cpu" else GROUP)
+        return sharing(most, thread_bytes, items)
 
     def programs(self, files: Sequence[tuple[str, str]]) -> list[Any]:
         """Programs for sources, compiled at the same time.

@@ -2,7 +2,6 @@
 
 from functools import lru_cache
 
-from ...ir.errors import DeviceError
 from ..code import Code
 from ..device import Device
 from ..launched import selftest
@@ -34,10 +33,5 @@ def chosen_device(code: Code, target: Target, device: Device) -> Device:
         DeviceError: it computes wrongly.
     """
     found = find(target.device, device.index)
-    result = tested(found.index)
-    if result.problem:
-        raise DeviceError(
-            f"{found.name} ({found.platform}, driver {found.driver}) failed the self-test and is not used: "
-            f"{result.problem}; update its driver, or take another device with -device="
-        )
+    tested(found.index).require(f"{found.name} ({found.platform}, driver {found.driver})")
     return Device("opencl", found.index)

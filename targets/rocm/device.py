@@ -18,7 +18,7 @@ from attrs import define, field
 from ...ir.errors import DeviceError, DeviceNotFound, RuntimeInputError
 from ..engine import Action, Array
 from ..launched.compiler import compile_all
-from ..launched.device import LOCAL, Block, Launch, held_in_one_block, shares_on_gpu
+from ..launched.device import LOCAL, Block, Launch, held_in_one_block, homes, sharing
 from ..launched.libqueue import LibraryQueue
 from .hiprtc import INSTALL, hiprtc, options, rocm_library
 
@@ -183,7 +183,7 @@ class RocmDevice:
 
     def shares(self, thread_bytes: int, items: int) -> int:
         """How many work-items share the iterations of a launch."""
-        return shares_on_gpu(self.units, thread_bytes, items)
+        return sharing(self.units * LOCAL, thread_bytes, items)
 
     def allocate(self, nbytes: int, what: str) -> Block:
         """New memory."""
@@ -220,18 +220,15 @@ class RocmDevice:
     def load(self, files: Sequence[tuple[str, str]], arch: str) -> Callable[[str], Any]:
         """Compile with HIPRTC, or take from the cache, and load."""
         codes = compile_all(hiprtc(), files, options(arch), f"driver {self.driver}")
-        modules = []
-        for (_, text), code in zip(files, codes, strict=True):
-            module = ctypes.c_void_p()
+        modules = [ctypes.c_void_p() for _ in codes]
+        for module, code in zip(modules, codes, strict=True):
             self._do("loading kernels", "hipModuleLoadData", ctypes.byref(module), code)
-            modules.append((text, module))
+        home = homes(files, modules)
 
         def find(name: str) -> Any:
             function = ctypes.c_void_p()
-            module = next(m for text, m in modules if re.search(rf"\b{name}\(", text))
-            self._do(
-                f"looking for the kernel {name}", "hipModuleGetFunction", ctypes.byref(function), module, name.encode()
-            )
+            given = ctypes.byref(function), home[name], name.encode()
+            self._do(f"looking for the kernel {name}", "hipModuleGetFunction", *given)
             return function
 
         return find
