@@ -55,5 +55,5 @@ LIBRARY = Library(
         *rules_for("clblast", PRODUCTS, DTYPES, why_not_plain, _product, memory=DEVICE),
         *rules_for("clblast", ["nn.conv2d"], DTYPES, _why_not_conv2d, _conv2d, memory=DEVICE),
     ],
-    probe=ffi.probe,
+    probe=ffi.CLBLAST.probe,
 )

@@ -4,81 +4,44 @@ Arguments are pyopencl's objects; CLBlast gets the handles behind them (`int_ptr
 first call for each device and kept by the process. Names and numbers are those of clblast_c.h, version 1.5.
 """
 
-import ctypes
-import ctypes.util
-import functools
 from collections.abc import Sequence
-from ctypes import POINTER, byref, c_float, c_int, c_size_t, c_void_p
+from ctypes import byref, c_float, c_size_t, c_void_p
 from typing import Any
 
-from ...ir.errors import LibraryCallError, LibraryNotFound
-from ..vendor import why_missing
-
-INSTALL = "apt install libclblast1 (Debian and Ubuntu; see https://github.com/CNugteren/CLBlast for others)"
+from ..vendor import Vendor
 
 _ROW_MAJOR, _PLAIN, _TRANSPOSED, _CROSS_CORRELATION = 101, 111, 112, 151
-_STATUS = {
-    -3: "a driver without a compiler", -4: "not enough memory of the device for a temporary buffer",
-    -5: "not enough resources of the device", -6: "not enough memory", -11: "a driver that refused its kernels",
-    -30: "an invalid value", -36: "an invalid queue", -38: "an invalid buffer", -54: "an invalid work-group size",
-    -1024: "what it has no code for", -1022: "an invalid matrix A", -1021: "an invalid matrix B",
-    -1020: "an invalid matrix C", -1017: "an invalid dimension", -1016: "rows of A that overlap",
-    -1015: "rows of B that overlap", -1014: "rows of C that overlap", -1011: "a buffer too small for A",
-    -1010: "a buffer too small for B", -1009: "a buffer too small for C",
-    -2050: "a temporary buffer that is too small", -2049: "an invalid batch count",
-    -2046: "not enough local memory", -2041: "no parameters for the device", -2040: "an unknown error",
-    -2039: "an unexpected error",
-}  # fmt: skip
-"""What the numbers of clblast_c.h mean (those of OpenCL, of clBLAS, and its own)."""
+_HEAD = "iii" + "zzz"  # layout, transposed?, transposed?, M, N, K
+_END = "pp"  # queue, event
 
-_MATRIX = (c_void_p, c_size_t, c_size_t)
-_STRIDED = (*_MATRIX, c_size_t)
-_BATCHED = (c_void_p, POINTER(c_size_t), c_size_t)
-_END = (POINTER(c_void_p), c_void_p)
-_HEAD = (*[c_int] * 3, *[c_size_t] * 3)
-_SIGNATURES = {
-    "CLBlastSgemm": (*_HEAD, c_float, *_MATRIX, *_MATRIX, c_float, *_MATRIX, *_END),
-    "CLBlastSgemmStridedBatched": (
-        *_HEAD, c_float, *_STRIDED, *_STRIDED, c_float, *_STRIDED, c_size_t, *_END,
-    ),
-    "CLBlastSgemmBatched": (
-        *_HEAD, POINTER(c_float), *_BATCHED, *_BATCHED, POINTER(c_float), *_BATCHED, c_size_t, *_END,
-    ),
-    "CLBlastSconvgemm": (c_int, *[c_size_t] * 13, *[c_void_p, c_size_t] * 3, *_END),
-}  # fmt: skip
-
-
-@functools.cache
-def load() -> ctypes.CDLL:
-    """Load CLBlast once and declare the functions used here.
-
-    Raises:
-        LibraryNotFound: it is not installed, or too old.
-
-    """
-    name = ctypes.util.find_library("clblast") or "libclblast.so.1"
-    try:
-        dll = ctypes.CDLL(name)
-    except OSError as error:
-        raise LibraryNotFound(f"CLBlast: {name} does not load ({error}). Install it with: {INSTALL}") from error
-    for function, arguments in _SIGNATURES.items():
-        try:
-            found = getattr(dll, function)
-        except AttributeError:
-            raise LibraryNotFound(f"CLBlast: {name} has no {function}; 1.5 or later is needed: {INSTALL}") from None
-        found.argtypes, found.restype = arguments, c_int
-    return dll
-
-
-def probe() -> str | None:
-    """Return None if CLBlast can be loaded, else why not and how to install it."""
-    return why_missing(load)
+CLBLAST = Vendor(
+    title="CLBlast",
+    files=("libclblast.so.1", "libclblast.so"),
+    install="apt install libclblast1 (Debian and Ubuntu; see https://github.com/CNugteren/CLBlast for others)",
+    functions={
+        "CLBlastSgemm": _HEAD + "f" + "pzz" * 2 + "f" + "pzz" + _END,
+        "CLBlastSgemmStridedBatched": _HEAD + "f" + "pzzz" * 2 + "f" + "pzzz" + "z" + _END,
+        "CLBlastSgemmBatched": _HEAD + "p" + "ppz" * 2 + "p" + "ppz" + "z" + _END,
+        "CLBlastSconvgemm": "i" + "z" * 13 + "pz" * 3 + _END,
+    },
+    statuses={
+        -3: "a driver without a compiler", -4: "not enough memory of the device for a temporary buffer",
+        -5: "not enough resources of the device", -6: "not enough memory", -11: "a driver that refused its kernels",
+        -30: "an invalid value", -36: "an invalid queue", -38: "an invalid buffer", -54: "an invalid work-group size",
+        -1024: "what it has no code for", -1022: "an invalid matrix A", -1021: "an invalid matrix B",
+        -1020: "an invalid matrix C", -1017: "an invalid dimension", -1016: "rows of A that overlap",
+        -1015: "rows of B that overlap", -1014: "rows of C that overlap", -1011: "a buffer too small for A",
+        -1010: "a buffer too small for B", -1009: "a buffer too small for C",
+        -2050: "a temporary buffer that is too small", -2049: "an invalid batch count",
+        -2046: "not enough local memory", -2041: "no parameters for the device", -2040: "an unknown error",
+        -2039: "an unexpected error",
+    },
+)  # fmt: skip
+"""Version 1.5 or later. Statuses are those of OpenCL, of clBLAS, and its own."""
 
 
 def _call(name: str, queue: Any, *arguments: Any) -> None:
-    status = getattr(load(), name)(*arguments, byref(c_void_p(queue.int_ptr)), None)
-    if status:
-        raise LibraryCallError(f"{name} met {_STATUS.get(status, 'an error of OpenCL')} (status {status})")
+    CLBLAST.call(name, *arguments, byref(c_void_p(queue.int_ptr)), None)
 
 
 def gemm(
@@ -99,7 +62,7 @@ def gemm(
 
     Raises:
         LibraryCallError: CLBlast refuses; the message has its status.
-        LibraryNotFound: see `load`.
+        LibraryNotFound: see `Vendor.load`.
 
     """
     m, n, k = shape
@@ -145,7 +108,7 @@ def convgemm(
 
     Raises:
         LibraryCallError: CLBlast refuses; the message has its status.
-        LibraryNotFound: see `load`.
+        LibraryNotFound: see `Vendor.load`.
 
     """
     count, *image = data

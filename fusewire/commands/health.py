@@ -266,7 +266,7 @@ def _about(name: str) -> tuple[str | None, str | None]:
         ffi = importlib.import_module("..contrib.openblas.ffi", __package__)
         return ffi.config().removeprefix("OpenBLAS").split()[0], ffi.library_path()
     if name == "clblast":
-        return None, importlib.import_module("..contrib.clblast.ffi", __package__).load()._name
+        return None, importlib.import_module("..contrib.clblast.ffi", __package__).CLBLAST.load()._name
     return None, None
 
 

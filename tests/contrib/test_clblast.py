@@ -1,6 +1,5 @@
 """CLBlast on every OpenCL driver: what it takes and what not, the results, and what is said where it is missing."""
 
-import ctypes.util
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,10 +17,11 @@ from fusewire.targets.executor import GraphModule
 from fusewire.targets.launched.engine import LaunchEngine
 from fusewire.targets.opencl.devices import find
 from fusewire.testing import evaluate
+from tests.contrib.fakes import missing
 from tests.contrib.offload import compare, conv2d, function_of, placed, refusals, uniform, values_for, var
 from tests.opencl.present import each_device
 
-MISSING = ffi.probe() or ""
+MISSING = ffi.CLBLAST.probe() or ""
 needs_clblast = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 
 PRODUCTS: dict[str, Callable[[], fw.Expr]] = {
@@ -141,16 +141,12 @@ def test_other_targets_have_no_clblast() -> None:
 
 def test_missing_library(monkeypatch: pytest.MonkeyPatch) -> None:
     """Building and looking at the module go on; making it on a device says what to install."""
-    monkeypatch.setattr(ctypes.util, "find_library", lambda name: "libclblast-of-nowhere.so")
-    ffi.load.cache_clear()
-    try:
-        lib = fw.build(function_of(fw.nn.relu(PRODUCTS["dense"]())), "opencl -libs=clblast")
-        assert placed(lib) == ["clblast.dense", "kernel"]
-        monkeypatch.setattr("fusewire.targets.build.backend_of", lambda kind: Checked)
-        with pytest.raises(fw.LibraryNotFound, match=r"clblast-of-nowhere.so does not load.*apt install libclblast1"):
-            lib["default"](fw.device("opencl"))
-    finally:
-        ffi.load.cache_clear()
+    missing(monkeypatch)
+    lib = fw.build(function_of(fw.nn.relu(PRODUCTS["dense"]())), "opencl -libs=clblast")
+    assert placed(lib) == ["clblast.dense", "kernel"]
+    monkeypatch.setattr("fusewire.targets.build.backend_of", lambda kind: Checked)
+    with pytest.raises(fw.LibraryNotFound, match=r"libclblast.so.1 does not load.*apt install libclblast1"):
+        lib["default"](fw.device("opencl"))
 
 
 class Checked:
