@@ -17,7 +17,7 @@ from ...fuse.chain import Chain, Link, Links
 from ...fuse.dataflow_pattern import Match
 from ...fuse.library import Executable, Region
 from ...fuse.postops import ADD, BIAS, CLIP, GELU, GELU_TANH, LEAKY_RELU, MULTIPLY, RELU, SIGMOID, SWISH, TANH
-from ...ir.errors import LibraryCallError, LibraryNotFound
+from ...ir.errors import DeviceError, LibraryCallError, LibraryNotFound
 from ...ir.expr import Call, Expr
 from ...ir.op import Attrs
 from ...ir.types import TensorType
@@ -190,9 +190,9 @@ def implement(region: Region) -> Executable:
             graph.create_execution_plans([modes.A, modes.B, modes.FALLBACK])
             graph.check_support()
             graph.build_plans(cudnn.build_plan_policy.ALL)
-        except (cudnn.cudnnGraphNotSupportedError, RuntimeError) as error:
+        except _errors(cudnn) as error:
             raise LibraryCallError(f"cuDNN has no plan for {what}: {error}") from error
-        plans = _timed(queue, region, made, handle)
+        plans = _timed(cudnn, queue, region, made, handle)
     if not plans:
         raise LibraryCallError(f"none of cuDNN's plans for {what} runs")
     told = [(plan.name, plan.seconds * 1e3, plan.nbytes) for plan in plans]
@@ -208,7 +208,12 @@ def _handle(cudnn: Any, queue: Any) -> Any:
     return made
 
 
-def _timed(queue: Any, region: Region, made: _Graph, handle: Any) -> list[Plan]:
+def _errors(cudnn: Any) -> tuple[type[Exception], ...]:
+    """What the frontend raises; its own error is neither of the others."""
+    return cudnn.cudnnGraphNotSupportedError, RuntimeError, ValueError
+
+
+def _timed(cudnn: Any, queue: Any, region: Region, made: _Graph, handle: Any) -> list[Plan]:
     """The plans that run, fastest first."""
     types = [param.checked_type for param in region.function.params]
     device, found = queue.device, list[Plan]()
@@ -228,7 +233,7 @@ def _timed(queue: Any, region: Region, made: _Graph, handle: Any) -> list[Plan]:
 
             once()
             seconds = min(device.seconds_of(once, REPEAT))
-        except Exception as error:  # a plan that was not built, or does not run here
+        except (*_errors(cudnn), DeviceError) as error:  # not built, does not run here, or wants too much memory
             _log.debug("plan %d of cuDNN does not run: %s", index, error)
             continue
         found.append(Plan(index, seconds, nbytes, str(made.graph.get_plan_name_at_index(index))))

@@ -16,7 +16,7 @@ from fusewire.targets.cuda.device import CudaDevice
 from fusewire.targets.launched import gpu
 from fusewire.targets.launched.selftest import SelfTest
 from fusewire.testing import evaluate
-from tests.contrib.fake_frontend import Frontend
+from tests.contrib.fake_frontend import Frontend, Graph
 from tests.contrib.fakes import use
 from tests.contrib.offload import compare, conv2d, function_of, placed, refusals, taken, values_for, var
 from tests.cuda.double import Double, install
@@ -116,6 +116,14 @@ def test_errors(cuda: Double, frontend: Frontend, monkeypatch: pytest.MonkeyPatc
     frontend.plans = {"broken": 0.0}
     with pytest.raises(fw.LibraryCallError, match=r"none of cuDNN's plans for nn.conv2d.* runs"):
         fw.GraphModule(lib["default"](fw.device("cuda")))
+    with monkeypatch.context() as patch:  # a fault of ours is not taken for a plan that does not run
+        patch.setattr(Graph, "get_workspace_size_plan_at_index", lambda self, index: "many")
+        with pytest.raises(fw.LibraryCallError, match=r"cannot prepare nn.conv2d.*not supported between instances"):
+            fw.GraphModule(lib["default"](fw.device("cuda")))
+    with monkeypatch.context() as patch:
+        patch.setattr(Graph, "validate", lambda self: int("a shape"))
+        with pytest.raises(fw.LibraryCallError, match=r"cuDNN has no plan for nn.conv2d\(.*: invalid literal"):
+            fw.GraphModule(lib["default"](fw.device("cuda")))
     frontend.unsupported = True
     with pytest.raises(fw.LibraryCallError, match=r"cuDNN has no plan for nn.conv2d\(.*: no engine"):
         fw.GraphModule(lib["default"](fw.device("cuda")))
