@@ -13,11 +13,11 @@ from ..vendor import Vendor
 INSTALL = "pip install 'fusewire[cudnn]' (for CUDA 13; pip install nvidia-cudnn-cu12 for CUDA 12)"
 
 NCHW, CROSS_CORRELATION = 0, 1
-FLOAT, DOUBLE, HALF, BFLOAT16 = 0, 1, 2, 9
+FLOAT, HALF = 0, 2
 DTYPES = MappingProxyType({"float32": FLOAT, "float16": HALF})
-DEFAULT_MATH, TENSOR_OP_MATH, TENSOR_OP_MATH_ALLOW_CONVERSION, FMA_MATH = 0, 1, 2, 3
+DEFAULT_MATH, FMA_MATH = 0, 3  # cudnnMathType_t; those between use tensor cores
 PROPAGATE_NAN = 1
-RELU, IDENTITY = 1, 5  # cudnnActivationMode_t
+RELU = 1  # cudnnActivationMode_t
 SOFTMAX_ACCURATE, SOFTMAX_LOG = 1, 2
 MODE_CHANNEL = 1
 POOLING = MappingProxyType({"max": 0, "average": 1, "average of data": 2})
@@ -28,9 +28,6 @@ ALGORITHMS = tuple(
                  "WINOGRAD_NONFUSED")
 )  # fmt: skip
 """By their number."""
-
-PRECOMP_GEMM = 1
-"""The only algorithm that adds a bias without an activation."""
 
 
 class Performance(ctypes.Structure):
