@@ -24,6 +24,20 @@ def conv2d(data: tuple[Any, ...], weight: tuple[Any, ...], dtype: str = "float32
     return fw.nn.conv2d(var("data", *data, dtype=dtype), var("weight", *weight, dtype=dtype), **attributes)
 
 
+def unfit_convolutions(implementation: str) -> dict[str, tuple[Build, str]]:
+    """What libraries of convolutions in NCHW refuse, and what is shown of it."""
+    return {
+        "layout": (
+            lambda: conv2d((1, 5, 5, 4), (3, 3, 4, 2), data_layout="NHWC", kernel_layout="HWIO"),
+            f"{implementation}: layouts are NHWC, HWIO, NHWC (data, kernel, out), expected NCHW, OIHW, NCHW",
+        ),
+        "padding": (
+            lambda: conv2d((1, 4, 5, 5), (4, 4, 3, 3), padding=(0, 1, 1, 1)),
+            f"{implementation}: padding is (0, 1, 1, 1), expected as much below as above, and as much right as left",
+        ),
+    }
+
+
 def tutorial_net() -> fw.Function:
     net = fw.nn.conv2d(var("data", 1, 3, 224, 224), fw.var("weight"), kernel_size=(3, 3), channels=16, padding=(1, 1))
     net = fw.nn.batch_norm(net, fw.var("gamma"), fw.var("beta"), fw.var("mean"), fw.var("var"))[0]
@@ -72,6 +86,19 @@ def values_for(function: fw.Function) -> dict[str, Array]:
         assert isinstance(type_, fw.TensorType)
         values[param.name_hint] = uniform(seed, type_.static_shape, numpy_dtype(type_.dtype))
     return values
+
+
+def run_on_device(body: fw.Expr, target: str, constants: Sequence[str] = (), times: int = 2) -> fw.CompiledModule:
+    """Build for a GPU, run several times, and compare with NumPy in float64; `constants` are known when building."""
+    function = function_of(body)
+    values = values_for(function)
+    params = {name: values[name] for name in constants}
+    lib = fw.build(function, target, params=params)
+    module = fw.GraphModule(lib["default"](fw.device(target.partition(" ")[0])))
+    for _ in range(times):
+        module.run(**{name: value for name, value in values.items() if name not in params})
+        compare([module.get_output(0).numpy()], evaluate(function, values))
+    return lib
 
 
 def check(

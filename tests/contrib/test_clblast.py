@@ -18,7 +18,17 @@ from fusewire.targets.launched.engine import LaunchEngine
 from fusewire.targets.opencl.devices import find
 from fusewire.testing import evaluate
 from tests.contrib.fakes import missing
-from tests.contrib.offload import compare, conv2d, function_of, placed, refusals, uniform, values_for, var
+from tests.contrib.offload import (
+    compare,
+    conv2d,
+    function_of,
+    placed,
+    refusals,
+    unfit_convolutions,
+    uniform,
+    values_for,
+    var,
+)
 from tests.opencl.present import each_device
 
 MISSING = ffi.CLBLAST.probe() or ""
@@ -115,14 +125,7 @@ REFUSED: dict[str, tuple[Callable[[], fw.Expr], str]] = {
         lambda: fw.nn.dense(var("a", 2, 3, dtype="float64"), var("b", 4, 3, dtype="float64")),
         "dense_clblast.opencl: data is float64, expected float32",
     ),
-    "layout": (
-        lambda: conv2d((1, 5, 5, 4), (3, 3, 4, 2), data_layout="NHWC", kernel_layout="HWIO"),
-        "conv2d_clblast.opencl: layouts are NHWC, HWIO, NHWC (data, kernel, out), expected NCHW, OIHW, NCHW",
-    ),
-    "padding": (
-        lambda: conv2d((1, 4, 5, 5), (4, 4, 3, 3), padding=(0, 1, 1, 1)),
-        "conv2d_clblast.opencl: padding is (0, 1, 1, 1), expected as much below as above, and as much right as left",
-    ),
+    **unfit_convolutions("conv2d_clblast.opencl"),
 }
 
 

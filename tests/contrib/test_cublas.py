@@ -9,20 +9,14 @@ import fusewire as fw
 from fusewire.contrib.cublas import products
 from fusewire.contrib.cublas.ffi import CUBLAS, LT
 from fusewire.contrib.cudnn.ffi import CUDNN
-from fusewire.targets.launched import gpu
-from fusewire.targets.launched.selftest import SelfTest
-from fusewire.testing import evaluate
 from tests.contrib.fakes import Fake, missing, use
-from tests.contrib.offload import compare, conv2d, function_of, gelu, placed, refusals, taken, values_for, var
+from tests.contrib.offload import conv2d, function_of, gelu, placed, refusals, run_on_device, taken, values_for, var
 from tests.cuda.double import Double, install
-from tests.cuda.host import compiler
-
-needs_compiler = pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler for x86")
+from tests.cuda.host import needs_compiler
 
 
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> Double:
-    monkeypatch.setattr(gpu, "tested", lambda *given: SelfTest(None, 0.0))
     return install(monkeypatch, Double())
 
 
@@ -32,16 +26,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
 
 
 def run(body: fw.Expr, target: str = "cuda -libs=cublas", constants: tuple[str, ...] = ()) -> fw.CompiledModule:
-    """Build, run twice, and compare with NumPy in float64."""
-    function = function_of(body)
-    values = values_for(function)
-    params = {name: values[name] for name in constants}
-    lib = fw.build(function, target, params=params)
-    module = fw.GraphModule(lib["default"](fw.device("cuda")))
-    for _ in range(2):
-        module.run(**{name: value for name, value in values.items() if name not in params})
-        compare([module.get_output(0).numpy()], evaluate(function, values))
-    return lib
+    return run_on_device(body, target, constants)
 
 
 PRODUCTS: dict[str, tuple[Callable[[], fw.Expr], str]] = {

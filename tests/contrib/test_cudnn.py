@@ -6,7 +6,7 @@ What is asserted of placement, logs and refusals needs neither a library nor a d
 import ctypes
 import gc
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +17,28 @@ import fusewire as fw
 from fusewire.contrib.cudnn import convolution
 from fusewire.contrib.cudnn.ffi import CUDNN
 from fusewire.fuse.library import Region
-from fusewire.targets.launched import gpu
 from fusewire.targets.launched.libqueue import LibraryQueue
-from fusewire.targets.launched.selftest import SelfTest
 from fusewire.testing import evaluate
 from tests.contrib.fakes import Fake, HostDevice, addresses, missing, use
-from tests.contrib.offload import compare, conv2d, function_of, placed, refusals, taken, tutorial_net, values_for, var
+from tests.contrib.offload import (
+    compare,
+    conv2d,
+    function_of,
+    placed,
+    refusals,
+    run_on_device,
+    taken,
+    tutorial_net,
+    unfit_convolutions,
+    values_for,
+    var,
+)
 from tests.cuda.double import Double, Stream, install
-from tests.cuda.host import compiler
-
-needs_compiler = pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler for x86")
+from tests.cuda.host import needs_compiler
 
 
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> Double:
-    monkeypatch.setattr(gpu, "tested", lambda *given: SelfTest(None, 0.0))
     return install(monkeypatch, Double())
 
 
@@ -40,17 +47,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
     return use(monkeypatch, fake_cudnn=CUDNN)["fake_cudnn"]
 
 
-def run(body: fw.Expr, target: str = "cuda -libs=cudnn", constants: tuple[str, ...] = ()) -> fw.CompiledModule:
-    """Build, run three times, and compare with NumPy in float64."""
-    function = function_of(body)
-    values = values_for(function)
-    params = {name: values[name] for name in constants}
-    lib = fw.build(function, target, params=params)
-    module = fw.GraphModule(lib["default"](fw.device("cuda")))
-    for _ in range(3):
-        module.run(**{name: value for name, value in values.items() if name not in params})
-        compare([module.get_output(0).numpy()], evaluate(function, values))
-    return lib
+def run(body: fw.Expr, constants: Sequence[str] = ()) -> fw.CompiledModule:
+    return run_on_device(body, "cuda -libs=cudnn", constants, times=3)  # launched, recorded, repeated
 
 
 def bias(*shape: int) -> fw.Expr:
@@ -220,14 +218,7 @@ REFUSED: dict[str, tuple[Callable[[], fw.Expr], str]] = {
         lambda: conv2d((1, 4, 5, 5), (4, 4, 3, 3), dtype="float64"),
         "conv2d_cudnn.cuda: data is float64, expected float32",
     ),
-    "layout": (
-        lambda: conv2d((1, 5, 5, 4), (3, 3, 4, 2), data_layout="NHWC", kernel_layout="HWIO"),
-        "conv2d_cudnn.cuda: layouts are NHWC, HWIO, NHWC (data, kernel, out), expected NCHW, OIHW, NCHW",
-    ),
-    "padding": (
-        lambda: conv2d((1, 4, 5, 5), (4, 4, 3, 3), padding=(0, 1, 1, 1)),
-        "conv2d_cudnn.cuda: padding is (0, 1, 1, 1), expected as much below as above, and as much right as left",
-    ),
+    **unfit_convolutions("conv2d_cudnn.cuda"),
     "ceil_mode": (
         lambda: fw.nn.max_pool2d(var("x", 1, 1, 6, 6), (3, 3), (2, 2), ceil_mode=True),
         "max_pool2d_cudnn.cuda: ceil_mode makes windows that reach beyond the padding",

@@ -13,8 +13,6 @@ from fusewire.contrib.cudnn import graph
 from fusewire.contrib.cudnn.ffi import CUDNN
 from fusewire.fuse.library import Region
 from fusewire.targets.cuda.device import CudaDevice
-from fusewire.targets.launched import gpu
-from fusewire.targets.launched.selftest import SelfTest
 from fusewire.testing import evaluate
 from tests.contrib.fake_frontend import Frontend, Graph
 from tests.contrib.fakes import use
@@ -24,7 +22,6 @@ from tests.cuda.double import Double, install
 
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> Double:
-    monkeypatch.setattr(gpu, "tested", lambda *given: SelfTest(None, 0.0))
     return install(monkeypatch, Double())
 
 

@@ -13,9 +13,18 @@ import fusewire as fw
 from fusewire.contrib.miopen.ffi import MIOPEN
 from fusewire.contrib.rocblas import ROCBLAS
 from fusewire.targets.rocm import device
-from fusewire.testing import evaluate
 from tests.contrib.fakes import Fake, missing, use
-from tests.contrib.offload import compare, function_of, placed, refusals, taken, tutorial_net, values_for, var
+from tests.contrib.offload import (
+    function_of,
+    placed,
+    refusals,
+    run_on_device,
+    taken,
+    tutorial_net,
+    unfit_convolutions,
+    values_for,
+    var,
+)
 from tests.contrib.test_cublas import PRODUCTS
 from tests.contrib.test_cudnn import CONVOLUTIONS, LAYERS
 from tests.rocm.double import STREAM, HostRuntime, install
@@ -35,15 +44,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> dict[str, Fake]:
 
 
 def run(body: fw.Expr) -> fw.CompiledModule:
-    """Build, run twice, and compare with NumPy in float64."""
-    function = function_of(body)
-    values = values_for(function)
-    lib = fw.build(function, TARGET)
-    module = fw.GraphModule(lib["default"](fw.device("rocm")))
-    for _ in range(2):
-        module.run(**values)
-        compare([module.get_output(0).numpy()], evaluate(function, values))
-    return lib
+    return run_on_device(body, TARGET)
 
 
 def test_convolutions(rocm: HostRuntime, fakes: dict[str, Fake], caplog: pytest.LogCaptureFixture) -> None:
@@ -114,10 +115,7 @@ REFUSED: dict[str, tuple[Callable[[], fw.Expr], str]] = {
         lambda: fw.nn.conv2d(var("data", 1, 4, 5, 5, dtype="bfloat16"), var("weight", 4, 4, 3, 3, dtype="bfloat16")),
         "conv2d_miopen.rocm: data is bfloat16, expected float32 or float16",
     ),
-    "layout": (
-        lambda: fw.nn.conv2d(var("x", 1, 5, 5, 4), var("w", 3, 3, 4, 2), data_layout="NHWC", kernel_layout="HWIO"),
-        "conv2d_miopen.rocm: layouts are NHWC, HWIO, NHWC (data, kernel, out), expected NCHW, OIHW, NCHW",
-    ),
+    **unfit_convolutions("conv2d_miopen.rocm"),
     "integers": (
         lambda: fw.nn.dense(var("a", 4, 4, dtype="int8"), var("b", 4, 4, dtype="int8"), out_dtype="int32"),
         "dense_rocblas.rocm: data is int8, expected float32, float64, float16 or bfloat16",

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from fusewire.targets.cuda import device as under_test
-from fusewire.targets.launched import compiler
+from fusewire.targets.launched import compiler, gpu
+from fusewire.targets.launched.selftest import SelfTest
 from tests.cuda.host import library, parameters
 
 
@@ -227,8 +228,9 @@ class _Device:
 
 
 def install(patch: pytest.MonkeyPatch, double: Double) -> Double:
-    """Let the double stand in for CuPy, and the host's compiler for NVRTC."""
+    """Let the double stand in for CuPy, and the host's compiler for NVRTC; the self-test has passed."""
     under_test.cuda_device.cache_clear()
+    patch.setattr(gpu, "tested", lambda *given: SelfTest(None, 0.0))
     patch.setattr(under_test, "cupy", lambda: double)
     patch.setattr(under_test, "nvrtc", lambda major: compiler.RuntimeCompiler("host", None, "", "", "text"))
     patch.setattr(under_test, "compile_all", lambda made, files, options, device: [t.encode() for _, t in files])

@@ -15,6 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 _SHIM = """\
 #include <immintrin.h>
 #include <math.h>
@@ -68,6 +70,9 @@ def compiler() -> list[str] | None:
     if shutil.which("g++"):
         return ["g++"]
     return None
+
+
+needs_compiler = pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler for x86")
 
 
 def parameters(text: str) -> dict[str, tuple[str, list[str]]]:

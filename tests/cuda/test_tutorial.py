@@ -8,16 +8,14 @@ from pathlib import Path
 import pytest
 
 from fusewire.contrib.cudnn.ffi import CUDNN
-from fusewire.targets.launched import gpu
-from fusewire.targets.launched.selftest import SelfTest
 from tests.contrib.fakes import use
 from tests.cuda.double import Double, install
-from tests.cuda.host import compiler
+from tests.cuda.host import needs_compiler
 
 SCRIPT = Path(__file__).parents[2] / "tutorials" / "05_cuda_and_cudnn.py"
 
 
-@pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler for x86")
+@needs_compiler
 def test_cuda_and_cudnn(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -26,7 +24,6 @@ def test_cuda_and_cudnn(
 ) -> None:
     pytest.importorskip("matplotlib")
     caplog.set_level(logging.INFO, "fusewire")  # the script sets it; so it is what it was again in the end
-    monkeypatch.setattr(gpu, "tested", lambda *given: SelfTest(None, 0.0))
     install(monkeypatch, Double())
     fake = use(monkeypatch, fake_cudnn=CUDNN)["fake_cudnn"]
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--repeat", "1", "--side", "32", "--output", str(tmp_path)])

@@ -24,7 +24,7 @@ from fusewire.targets.implement import finish
 from fusewire.targets.launches import plan_launches
 from fusewire.targets.matrixtext import TERMS
 from fusewire.targets.prelude import Prelude
-from tests.cuda.host import _SHIM, compiler
+from tests.cuda.host import _SHIM, compiler, needs_compiler
 
 Array = npt.NDArray[Any]
 M, N = 16, 8
@@ -147,7 +147,7 @@ def run(text: str, arrays: list[Array], folder: Path) -> None:
     ctypes.CDLL(str(target)).go(table)
 
 
-@pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler for x86")
+@needs_compiler
 @pytest.mark.parametrize(
     "dtype, across", [("float32", False), ("float16", True), ("bfloat16", True), ("float16", False)]
 )
