@@ -1,10 +1,7 @@
 """Shared by all tests: expected texts in tests/golden, and `pytest --update-golden`, which writes them anew."""
 
-import atexit
 import importlib.metadata
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,11 +23,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let hypothesis keep its notes where they vanish with the run, and build without the user's tuning records."""
+    """Let hypothesis keep its notes beside pytest's own, and build without the user's tuning records."""
     os.environ["FUSEWIRE_TUNING"] = ""
-    notes = tempfile.mkdtemp(prefix="fusewire-hypothesis-")
-    configuration.set_hypothesis_home_dir(notes)
-    atexit.register(shutil.rmtree, notes, ignore_errors=True)
+    # Not in a temporary folder: runs that are killed, and workers of runs that are, would leave it behind.
+    configuration.set_hypothesis_home_dir(config.rootpath / ".pytest_cache" / "hypothesis")
 
 
 @pytest.fixture
