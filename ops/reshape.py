@@ -1,5 +1,6 @@
 """reshape and reshape_like: the same elements in the same row-major order, under another shape."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -30,17 +31,14 @@ def ravel(index: Sequence[Dim], shape: Sequence[int]) -> Index:
 
 def unravel(flat: Dim, shape: Sequence[int]) -> tuple[Index, ...]:
     """The index of the element at a row-major position, which the caller guarantees to lie inside; no size is 0."""
-    flat = as_index(flat)
+    flat, inner = as_index(flat), math.prod(shape)
     leading = next((axis for axis, n in enumerate(shape) if n != 1), -1)
-    reversed_index = []
-    for axis in range(len(shape) - 1, -1, -1):
-        n = shape[axis]
-        if axis == leading:
-            reversed_index.append(flat)
-        else:
-            reversed_index.append(flat % n if n != 1 else as_index(0))
-            flat = floordiv(flat, n)
-    return tuple(reversed(reversed_index))
+    index = []
+    for axis, n in enumerate(shape):
+        inner //= n
+        place = floordiv(flat, inner) if n != 1 else as_index(0)
+        index.append(place if axis <= leading else place % n)
+    return tuple(index)
 
 
 def _groups(a: Sequence[int], b: Sequence[int]) -> Iterator[tuple[slice, slice]]:

@@ -21,9 +21,9 @@ from ...ir.scalar import Buffer, Load, Value, apply, cast, lowest, select
 from ...ir.types import numpy_dtype
 from ...ops.attention import key_element, place_of, score, shares, weighted
 from ...ops.lowering import Context
+from ...ops.reshape import unravel
 from ..lower import Problem
 from ..rewrite import all_values
-from .generic import unravel
 from .space import Config, register_tiles, space
 from .tiles import Packed, Packing, Piece, RegisterTile, cut, even
 

@@ -26,9 +26,9 @@ from ...ir.index import Index, as_index
 from ...ir.loops import Builder, Kernel
 from ...ir.scalar import Buffer, Value, cast
 from ...ops.lowering import View
+from ...ops.reshape import unravel
 from ..lower import Problem
 from .conv_shape import Conv, check, conv_of, streaming
-from .generic import unravel
 from .space import Config, register_tiles, space
 from .tiles import Packed, Packing, Piece, RegisterTile, cut, even, fetch, packed_operand
 
@@ -201,7 +201,7 @@ class Tiling:
         return Tiling(evolve(conv, problem=problem, data=data), config, builder, packing, weights, packed)
 
     @contextmanager
-    def parallel(self, extents: Sequence[int], points: int) -> Iterator[list[Index]]:
+    def parallel(self, extents: Sequence[int], points: int) -> Iterator[tuple[Index, ...]]:
         """The parallel loop over tiles of `points` accumulators; serial where it is not worth waking threads."""
         work = math.prod(extents) * self.conv.s.terms * points
         with self.builder.loop("block", math.prod(extents), "parallel" if work >= 65536 else "serial") as flat:

@@ -25,12 +25,12 @@ from ...ir.index import Index, as_index
 from ...ir.loops import Alloc, Builder, Kernel
 from ...ir.scalar import Buffer, Value, inside
 from ...ops.lowering import View
+from ...ops.reshape import unravel
 from ..cpuinfo import Isa
 from ..lower import Problem, anchors, make_problem, redirected, spec
 from . import conv, depthwise
 from .conv_shape import Conv, conv_of
 from .depthwise import Depthwise
-from .generic import unravel
 from .space import Config, register_tiles, space
 from .tiles import Packed, Piece
 

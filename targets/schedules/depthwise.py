@@ -16,10 +16,10 @@ from attrs import evolve, frozen
 from ...ir.index import Index
 from ...ir.loops import Builder, Kernel
 from ...ir.scalar import Buffer, Const, Value, inside, select
+from ...ops.reshape import unravel
 from ..lower import Problem
 from . import conv_shape
 from .conv_shape import Conv, conv_of
-from .generic import unravel
 from .space import Config, space
 from .tiles import Packed, Packing, added, cut, even, packed_operand
 

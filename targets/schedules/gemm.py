@@ -28,8 +28,8 @@ from ...ir.loops import Builder, Kernel, Prefetch
 from ...ir.scalar import SMALL_FLOATS, Buffer, Load, Value, cast, constant, in_pairs, inside, is_float, pair, select
 from ...ir.types import TensorType, numpy_dtype
 from ...ops.lowering import View
+from ...ops.reshape import unravel
 from ..lower import Problem, spec
-from .generic import unravel
 from .space import Config, register_tiles, space
 from .tiles import Packed, Packing, Piece, RegisterTile, cut, even, packed_operand, paired
 

@@ -6,10 +6,8 @@ from ...ir.errors import VerifyError
 from ...ir.loops import Alloc, Barrier, Builder, Kernel
 from ...ops.lowering import Map, Nest, Procedure, Reduce
 from ..lower import Problem, spec
-from .maps import map_kernel, unravel
+from .maps import map_kernel
 from .reduce import reduce_kernel
-
-__all__ = ["schedule", "unravel"]
 
 
 def schedule(problem: Problem) -> Kernel:

@@ -18,6 +18,7 @@ from attrs import frozen
 from ...ir.index import Index, IndexVar, as_index
 from ...ir.loops import Builder, Kernel
 from ...ir.scalar import Apply, Buffer, Load, Value, cast
+from ...ops.reshape import unravel
 from ..lower import Problem
 from ..prelude import width
 from ..prove import proven_inside
@@ -106,16 +107,6 @@ def leading(extents: Sequence[int]) -> int:
     return next((k for k in range(1, len(extents)) if math.prod(extents[:k]) >= 16), max(len(extents) - 1, 0))
 
 
-def unravel(flat: Index, extents: Sequence[int]) -> list[Index]:
-    """The multi-dimensional index of a row-major position."""
-    index: list[Index] = []
-    for axis in range(len(extents)):
-        inner = math.prod(extents[axis + 1 :])
-        place = flat // max(inner, 1)
-        index.append(place % max(extents[axis], 1) if axis else place)
-    return index
-
-
 def _loops(builder: Builder, nest: Nest) -> None:
     """Parallel outside when there is enough work, vectorised innermost; cut where guards change."""
     extents = nest.extents
@@ -136,7 +127,7 @@ def _loops(builder: Builder, nest: Nest) -> None:
     else:
         split = leading(extents)
         with builder.loop("p", math.prod(extents[:split]), "parallel") as p:
-            _serial(builder, parts, unravel(p, extents[:split]), store)
+            _serial(builder, parts, [*unravel(p, extents[:split])], store)
 
 
 def _serial(

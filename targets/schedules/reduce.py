@@ -19,10 +19,11 @@ from ...ir.index import IndexVar, as_index
 from ...ir.loops import Builder, Kernel
 from ...ir.scalar import Buffer, Scalar, Value, apply
 from ...ops.lowering import Reduction
+from ...ops.reshape import unravel
 from ..lower import Problem
 from ..prelude import width
 from ..rewrite import Rewriter
-from .maps import PARALLEL_WORK, UNITS, unravel, write_nest
+from .maps import PARALLEL_WORK, UNITS, write_nest
 from .nest import Nest, accesses, axis_of, hidden
 from .reduction import Form, form_of, kept_stages, of_the_row, runs_along, simplified, with_known
 from .rows import JOIN, KEPT_BYTES, START, extents_of, size_of, with_result

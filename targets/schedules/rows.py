@@ -13,9 +13,10 @@ from attrs import frozen
 from ...ir.index import Index, IndexVar, as_index
 from ...ir.loops import Builder, Prefetch
 from ...ir.scalar import Apply, Buffer, Load, Value, apply, constant, highest, lowest
+from ...ops.reshape import unravel
 from ..prelude import width
 from ..rewrite import Rewriter, all_values
-from .maps import FAR_BYTES, PARALLEL_WORK, UNITS, unravel
+from .maps import FAR_BYTES, PARALLEL_WORK, UNITS
 from .nest import axis_of, counter
 from .reduction import Form, is_costly, kept_stages, of_the_row, runs_along, with_known
 

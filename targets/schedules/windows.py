@@ -16,9 +16,10 @@ from attrs import frozen
 from ...ir.index import Index, IndexVar, as_index
 from ...ir.loops import Builder, Prefetch
 from ...ir.scalar import Buffer, Load, Value, apply
+from ...ops.reshape import unravel
 from ..prelude import width
 from ..rewrite import Rewriter, all_values
-from .maps import FAR_BYTES, MAX_PARTS, PARALLEL_WORK, UNITS, unravel
+from .maps import FAR_BYTES, MAX_PARTS, PARALLEL_WORK, UNITS
 from .nest import accesses, axis_of, cuts, hidden, segments
 from .reduction import Form
 from .rows import JOIN, extents_of, rewritten, size_of

@@ -25,12 +25,12 @@ from attrs import evolve, frozen
 from ...ir.index import Index, as_index
 from ...ir.loops import Builder, If, Kernel
 from ...ir.scalar import SMALL_FLOATS, Buffer, Value, all_of, apply, cast, constant, inside, select
+from ...ops.reshape import unravel
 from ..lower import Problem
 from . import conv_shape
 from .conv import FAR, bordered, channel_pieces, default_tile
 from .conv_shape import Conv, conv_of
 from .cook_toom import Step, linear_program, paired_program
-from .generic import unravel
 from .space import Config, register_tiles, space
 from .tiles import Packed, Packing, Piece, RegisterTile, even, fetch, packed_operand
 from .winograd_plan import Band, Phase, Plan, fits, plan, transformed
@@ -178,7 +178,7 @@ class _Winograd:
     def _image(self, row: Index, column: Index, tile: Index, term: Index) -> tuple[Index, ...]:
         return (row, column, term, tile) if self.conv.data_block == 1 else (row, column, tile, term)
 
-    def place(self, tile: Index) -> list[Index]:
+    def place(self, tile: Index) -> tuple[Index, ...]:
         """Picture, row and column of a tile."""
         return unravel(tile, (self.conv.s.n, self.rows, self.columns))
 

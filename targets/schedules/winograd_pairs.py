@@ -28,12 +28,12 @@ from attrs import evolve, frozen
 from ...ir.index import Index, as_index
 from ...ir.loops import Builder, If, Kernel
 from ...ir.scalar import Buffer, Value, all_of, apply, cast, constant, inside, select
+from ...ops.reshape import unravel
 from ..lower import Problem
 from ..vectorise import lanes_for
 from . import winograd_rows
 from .conv_shape import Conv, conv_of
 from .cook_toom import Filter, linear_program, paired_program, winograd
-from .generic import unravel
 from .space import Config, space
 from .tiles import Packed, Packing, Piece, added, cut, even, packed_operand
 from .winograd import multiply

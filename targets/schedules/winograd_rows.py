@@ -21,12 +21,12 @@ from attrs import evolve, frozen
 from ...ir.index import Index
 from ...ir.loops import Builder, If, Kernel
 from ...ir.scalar import SMALL_FLOATS, Buffer, Value, all_of, cast, constant, inside, select
+from ...ops.reshape import unravel
 from ..lower import Problem
 from . import conv_shape
 from .conv import pixel_pieces, pixel_tile
 from .conv_shape import Conv, conv_of
 from .cook_toom import POINTS, Filter, linear_program, paired_program, winograd
-from .generic import unravel
 from .space import Config, register_tiles, space
 from .tiles import Packed, Packing, Piece, RegisterTile, cut, packed_operand
 from .winograd import multiply
