@@ -386,7 +386,7 @@ def bordered(conv: Conv, builder: Builder, phases: int = 1) -> View:
     width = -(-s.columns_needed // phases)
     dtype = data(*(0,) * 4).dtype
     copy = builder.alloc("bordered", (s.n, blocks, height, phases, width, block), dtype, "team")
-    top, bottom = _inside(s.pad[0], s.h, height)
+    top, bottom = held(s.pad[0], s.h, height)
     for first, last, inside in ((0, top, False), (top, bottom, True), (bottom, height, False)):
         if first == last:
             continue
@@ -408,7 +408,7 @@ def _border_row(
     """One row of one phase: zeros, then the columns that lie inside of the picture, then zeros."""
     s, (n, c, y), (number, phases), block = conv.s, row, phase, conv.data_block
     width = copy.shape[4]
-    left, right = _inside(s.pad[1], s.w, width, number, phases) if inside else (width, width)
+    left, right = held(s.pad[1], s.w, width, number, phases) if inside else (width, width)
     for start, end, copied in ((0, left, False), (left, right, True), (right, width, False)):
         if start == end:
             continue
@@ -419,7 +419,7 @@ def _border_row(
             b.store(copy, (n, c, y, number, i + start, lane), value)
 
 
-def _inside(border: int, size: int, extent: int, phase: int = 0, phases: int = 1) -> tuple[int, int]:
+def held(border: int, size: int, extent: int, phase: int = 0, phases: int = 1) -> tuple[int, int]:
     """The range of bordered positions (of one phase) that hold the `size` positions behind the border."""
     first = min(max(-(-(border - phase) // phases), 0), extent)
     return first, min(max(-(-(size + border - phase) // phases), first), extent)

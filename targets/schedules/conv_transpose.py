@@ -22,7 +22,6 @@ from attrs import evolve, frozen
 
 from ...ir.index import Index
 from ...ir.loops import Builder, Kernel
-from ...ir.scalar import Value
 from ...ops.lowering import View
 from ..lower import Problem
 from . import conv_shape
@@ -107,10 +106,7 @@ def schedule(problem: Problem, config: Config) -> tuple[Kernel, Packed]:
     def matrix(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return np.concatenate([_phase_matrix(array, conv, row, column) for row, column in pairs], 1)
 
-    def element(g: Index, row: Index, o: Index) -> Value:
-        raise AssertionError("check wants a constant weight")
-
-    weights, problem, packed = packed_operand(problem, packing, b, s.groups, matrix, element)
+    weights, problem, packed = packed_operand(problem, packing, b, s.groups, matrix)
     conv = evolve(conv, problem=problem)
     data, origin = _surrounded(conv, b, rows, columns)
     first_row = 0

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from fractions import Fraction
 from functools import cache
 
+import numpy as np
+import numpy.typing as npt
 from attrs import frozen
 
 Row = tuple[Fraction, ...]
@@ -50,6 +52,11 @@ class Filter:
     def n(self) -> int:
         """Inputs that give m outputs."""
         return self.m + self.r - 1
+
+    @property
+    def weights(self) -> npt.NDArray[np.float64]:
+        """G in floating point."""
+        return np.array(self.g, np.float64)
 
     def finite(self) -> "Filter":
         """The same without the point at infinity, for a filter whose last tap is 0: one product less."""

@@ -23,7 +23,7 @@ from ..lower import Problem
 from ..prelude import width
 from ..prove import proven_inside
 from ..rewrite import Rewriter, all_values
-from .nest import Nest, accesses, axis_of, boxes, counter, cuts, hidden, merge_axes, segments, split_axes
+from .nest import Nest, accesses, axis_of, boxes, counter, cuts, hidden, merge_axes, rewritten, segments, split_axes
 
 PARALLEL_WORK = 16384
 """Element operations below which one thread is faster than the team's fork and join."""
@@ -218,8 +218,8 @@ class Tiles:
         work = math.prod(axis.hi + 1 for axis in others) * math.prod(counts) * size * size
         kind = "parallel" if work >= PARALLEL_WORK else "serial"
         wide, near = self._shape_of_blocks(work, size, counts)
-        for start_a, blocks_a, tiles_a in _blocks(counts[0], near[0]):
-            pieces = _blocks(counts[1], near[1])
+        for start_a, blocks_a, tiles_a in in_blocks(counts[0], near[0]):
+            pieces = in_blocks(counts[1], near[1])
             outside = math.prod(axis.hi + 1 for axis in others) * blocks_a < UNITS
             for piece in [[part] for part in pieces] if outside else [pieces]:
                 shape = [*(axis.hi + 1 for axis in others), blocks_a, piece[0][1] if outside else 1]
@@ -281,9 +281,7 @@ class Tiles:
 
     def _using(self, there: dict[int, Value], bind: dict[IndexVar, Index]) -> tuple[tuple[Index, ...], Value]:
         rewriter = Rewriter(bind, known=there)
-        value = rewriter.value(self.nest.value)
-        assert isinstance(value, Value)
-        return tuple(rewriter.index(i) for i in self.nest.place), value
+        return tuple(rewriter.index(i) for i in self.nest.place), rewritten(rewriter, self.nest.value)
 
     def _columns(self, load: Load, bind: dict[IndexVar, Index], b0: Index, size: int) -> list[Value]:
         """A square, read by rows along the axis, as its columns."""
@@ -322,7 +320,7 @@ def _in_register(builder: Builder, name: str, values: Sequence[Value]) -> list[V
     return [Load(buffer, (as_index(k),), lanes) for k in range(len(values))]
 
 
-def _blocks(tiles: int, near: int) -> list[tuple[int, int, int]]:
+def in_blocks(tiles: int, near: int) -> list[tuple[int, int, int]]:
     """Tiles in blocks of `near`: (first tile, blocks, tiles in each), the rest as one smaller block."""
     whole, rest = divmod(tiles, near)
     return [part for part in ((0, whole, near), (whole * near, 1, rest)) if part[1] and part[2]]

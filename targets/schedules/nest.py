@@ -31,14 +31,19 @@ class Nest:
     def bound(self, bind: dict[IndexVar, Index]) -> tuple[tuple[Index, ...], Value]:
         """Place and value with axes replaced."""
         rewriter = Rewriter(bind)
-        value = rewriter.value(self.value)
-        assert isinstance(value, Value)
-        return tuple(rewriter.index(i) for i in self.place), value
+        return tuple(rewriter.index(i) for i in self.place), rewritten(rewriter, self.value)
 
     def replaced(self, bind: dict[IndexVar, Index], axes: Sequence[IndexVar]) -> "Nest":
         """The same over other axes."""
         place, value = self.bound(bind)
         return Nest(self.out, tuple(axes), place, value)
+
+
+def rewritten(rewriter: Rewriter, value: Value) -> Value:
+    """A value rewritten."""
+    new = rewriter.value(value)
+    assert isinstance(new, Value)
+    return new
 
 
 def axis_of(name: str, extent: int) -> IndexVar:

@@ -23,10 +23,10 @@ from ...ops.reshape import unravel
 from ..lower import Problem
 from ..prelude import width
 from ..rewrite import Rewriter
-from .maps import PARALLEL_WORK, UNITS, write_nest
-from .nest import Nest, accesses, axis_of, hidden
+from .maps import PARALLEL_WORK, UNITS, in_blocks, write_nest
+from .nest import Nest, accesses, axis_of, hidden, rewritten
 from .reduction import Form, form_of, kept_stages, of_the_row, runs_along, simplified, with_known
-from .rows import JOIN, KEPT_BYTES, START, extents_of, size_of, with_result
+from .rows import JOIN, KEPT_BYTES, START, extents_of, in_pairs, size_of, with_result
 from .seek import SeekWriter
 from .windows import separable, write_windows
 
@@ -75,15 +75,12 @@ def window_nest(form: Form) -> Nest:
         total: Value | None = None
         for flat in range(size_of(form.inner)):
             index = unravel(as_index(flat), extents_of(form.inner))
-            term = Rewriter(dict(zip(form.inner, index, strict=True)), known=known).value(element)
-            assert isinstance(term, Value)
+            term = rewritten(Rewriter(dict(zip(form.inner, index, strict=True)), known=known), element)
             total = term if total is None else apply(JOIN[combine], total, term)
         assert total is not None
         known[id(result)] = total
     ((out, place, value),) = form.finals
-    whole = Rewriter({}, known=known).value(value)
-    assert isinstance(whole, Value)
-    return Nest(out, form.rows, place, whole)
+    return Nest(out, form.rows, place, rewritten(Rewriter({}, known=known), value))
 
 
 @frozen(eq=False)
@@ -143,8 +140,8 @@ class _Writer(SeekWriter):
         """Blocks of neighbouring rows side by side."""
         *outer, last = form.rows
         extent, lanes = last.hi + 1, self.lanes(form.elements[0].dtype)
-        stride = max((o.coeff(form.inner[-1]) for e in form.elements for o in accesses(e)[1]), default=0) \
-            if form.inner else 0  # fmt: skip
+        offsets = [o for e in form.elements for o in accesses(e)[1]]
+        stride = max((o.coeff(axis) for axis in form.inner[-1:] for o in offsets), default=0)
         kept = kept_stages(form, far=stride * 4 >= FAR)
         held = sum(width(form.elements[k].dtype) for k in kept) * size_of(form.inner)
         if held * lanes > KEPT_BYTES:
@@ -154,10 +151,7 @@ class _Writer(SeekWriter):
         block = min(block, few)
         work = size_of(form.rows) * max(size_of(form.inner), 1)
         kind = "parallel" if work >= PARALLEL_WORK else "serial"
-        whole, rest = divmod(extent, block)
-        for start, blocks, size in ((0, whole, block), (whole * block, 1, rest)):
-            if not blocks or not size:
-                continue
+        for start, blocks, size in in_blocks(extent, block):
             extents = [*extents_of(outer), blocks]
             with self.builder.loop("block", math.prod(extents), kind) as flat:
                 *place, number = unravel(flat, extents)
@@ -190,16 +184,12 @@ class _Writer(SeekWriter):
             for buffer, where, value in at.finals:
                 with b.loop("lane", width_, "vectorised") as i:
                     rewriter = Rewriter({lane: i})
-                    new = rewriter.value(value)
-                    assert isinstance(new, Value)
-                    b.store(buffer, [rewriter.index(w) for w in where], new)
+                    b.store(buffer, [rewriter.index(w) for w in where], rewritten(rewriter, value))
 
     def store_lanes(self, lane: IndexVar, buffer: Buffer, value: Value) -> None:
         """A value of every column into scratch."""
         with self.builder.loop("lane", lane.hi + 1, "vectorised") as i:
-            new = Rewriter({lane: i}).value(value)
-            assert isinstance(new, Value)
-            self.builder.store(buffer, (i,), new)
+            self.builder.store(buffer, (i,), rewritten(Rewriter({lane: i}), value))
 
     def column_stage(self, form: Form, k: int, lane: IndexVar, acc: Buffer, keep: Buffer | None) -> None:
         """One stage: a few elements of every column at a time."""
@@ -220,7 +210,7 @@ class _Writer(SeekWriter):
                         terms.append(b.load(held, (0,)))
                         if keep is not None:
                             b.store(keep, (*place, i), terms[-1])
-                    self.join(form, k, acc, (i,), _tree(JOIN[form.combines[k]], terms))
+                    self.join(form, k, acc, (i,), in_pairs(JOIN[form.combines[k]], terms))
 
     # Chunks
 
@@ -240,20 +230,17 @@ class _Writer(SeekWriter):
         first, *others = form.inner
         behind = size_of(others) * (form.rows[-1].hi + 1 if along_rows else 1)
         chunk = max(CHUNK * (4 if along_rows else 1) // behind, 1)
-        pieces = [(0, *divmod(first.hi + 1, chunk))]
-        whole, rest = pieces[0][1:]
-        count = whole + bool(rest)
+        pieces = in_blocks(first.hi + 1, chunk)
+        count = sum(chunks for _, chunks, _ in pieces)
         at = len(form.rows) - along_rows  # the chunk's number stands before the axis that lanes run along
         shape = [*extents_of(form.rows[:at]), count, *extents_of(form.rows[at:])]
         partial = self.builder.alloc(f"partial{k}", shape, total.dtype, "team")
         result = form.results[k]
-        for start, chunks, size in ((0, whole, chunk), (whole, 1, rest)):
-            if not chunks or not size:
-                continue
+        for start, chunks, size in pieces:
             number, inside = axis_of("chunk", chunks), axis_of("k", size)
-            bind = {first: (as_index(number) + start) * chunk + as_index(inside)}
+            bind = {first: as_index(number) * chunk + as_index(inside) + start}
             rows = (*form.rows[:at], number, *form.rows[at:])
-            place = tuple(as_index(axis) + (start if axis is number else 0) for axis in rows)
+            place = tuple(as_index(axis) + (start // chunk if axis is number else 0) for axis in rows)
             part = Form(rows, (inside, *others), (form.combines[k],), (form.elements[k],), (), (result,), ())
             part = evolve(part.rebuilt(Rewriter(bind)), finals=((partial, place, result),))
             part = simplified(part)
@@ -266,11 +253,3 @@ class _Writer(SeekWriter):
         joined = Form(form.rows, (number,), (form.combines[k],), (read,), finals, (result,), ())
         (self.columns if along_rows else self.rows)(simplified(joined))
         self.builder.barrier()
-
-
-def _tree(fn: str, terms: Sequence[Value]) -> Value:
-    """Terms combined in pairs."""
-    while len(terms) > 1:
-        pairs = [apply(fn, a, b) for a, b in zip(terms[::2], terms[1::2], strict=False)]
-        terms = [*pairs, *terms[len(pairs) * 2 :]]
-    return terms[0]

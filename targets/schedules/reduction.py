@@ -21,7 +21,7 @@ from ..lower import Problem
 from ..prelude import width
 from ..prove import proven_inside
 from ..rewrite import Rewriter, all_values
-from .nest import accesses, axis_of, counter, hidden, merge_bind, mergeable
+from .nest import accesses, axis_of, counter, hidden, merge_bind, mergeable, rewritten
 
 Final = tuple[Buffer, tuple[Index, ...], Value]
 
@@ -63,8 +63,8 @@ class Form:
 
     def rebuilt(self, rewriter: Rewriter) -> "Form":
         """All expressions rewritten."""
-        elements = tuple(_value(rewriter, e) for e in self.elements)
-        finals = tuple((b, tuple(rewriter.index(i) for i in p), _value(rewriter, v)) for b, p, v in self.finals)
+        elements = tuple(rewritten(rewriter, e) for e in self.elements)
+        finals = tuple((b, tuple(rewriter.index(i) for i in p), rewritten(rewriter, v)) for b, p, v in self.finals)
         return evolve(self, elements=elements, finals=finals)
 
     def merged(self, outer: IndexVar, inner: IndexVar) -> "Form":
@@ -85,12 +85,6 @@ class Form:
             own |= more
             offsets += found
         return own, offsets + [b.offset(place) for b, place, _ in self.finals]
-
-
-def _value(rewriter: Rewriter, value: Value) -> Value:
-    new = rewriter.value(value)
-    assert isinstance(new, Value)
-    return new
 
 
 def form_of(problem: Problem, reduction: Reduction) -> Form:
@@ -167,8 +161,7 @@ def simplified(form: Form) -> Form:
     def several(axes: tuple[IndexVar, ...]) -> tuple[IndexVar, ...]:
         return tuple(axis for axis in axes if axis.hi)
 
-    beside = several(form.beside) if form.beside is not form.inner else several(form.inner)
-    form = evolve(form, rows=several(form.rows), inner=several(form.inner), beside=beside)
+    form = evolve(form, rows=several(form.rows), inner=several(form.inner), beside=several(form.beside))
     for name in ("rows", "inner"):
         k = len(getattr(form, name)) - 1
         while k > 0:
@@ -239,7 +232,7 @@ def kept_stages(form: Form, far: bool) -> list[int]:
     """
     numbers = Numbers.start()
     own = [numbers.number(element) for element in form.elements]
-    later = [{numbers.of[id(n)] for n in all_values([e])} for e in form.elements if numbers.number(e) >= 0]
+    later = [{numbers.of[id(n)] for n in all_values([e])} for e in form.elements]
     final: set[int] = set()
     for _, _, value in form.finals if form.spread else ():
         numbers.number(value)
@@ -274,8 +267,8 @@ def with_known(form: Form, known: Mapping[int, Value], skip: int) -> Form:
             if isinstance(node, Value) and numbers.of[id(node)] in wanted:
                 found[id(node)] = wanted[numbers.of[id(node)]]
     rewriter = Rewriter({}, known=found)
-    elements = (*form.elements[: skip + 1], *(_value(rewriter, e) for e in form.elements[skip + 1 :]))
-    finals = tuple((b, p, _value(rewriter, v)) for b, p, v in form.finals)
+    elements = (*form.elements[: skip + 1], *(rewritten(rewriter, e) for e in form.elements[skip + 1 :]))
+    finals = tuple((b, p, rewritten(rewriter, v)) for b, p, v in form.finals)
     return evolve(form, elements=elements, finals=finals)
 
 

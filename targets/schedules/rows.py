@@ -17,7 +17,7 @@ from ...ops.reshape import unravel
 from ..prelude import width
 from ..rewrite import Rewriter, all_values
 from .maps import FAR_BYTES, PARALLEL_WORK, UNITS
-from .nest import axis_of, counter
+from .nest import axis_of, counter, rewritten
 from .reduction import Form, is_costly, kept_stages, of_the_row, runs_along, with_known
 
 KEPT_BYTES = 1 << 17
@@ -242,11 +242,12 @@ def with_result(form: Form, k: int, value: Value) -> Form:
     return form.rebuilt(Rewriter({}, known={id(form.results[k]): value}))
 
 
-def rewritten(rewriter: Rewriter, value: Value) -> Value:
-    """A value rewritten."""
-    new = rewriter.value(value)
-    assert isinstance(new, Value)
-    return new
+def in_pairs(fn: str, terms: Sequence[Value]) -> Value:
+    """Terms combined in pairs, then the results of that, and so on."""
+    while len(terms) > 1:
+        pairs = [apply(fn, a, b) for a, b in zip(terms[::2], terms[1::2], strict=False)]
+        terms = [*pairs, *terms[len(pairs) * 2 :]]
+    return terms[0]
 
 
 def _accumulators(form: Form, k: int, vectors: int) -> int:

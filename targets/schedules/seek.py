@@ -16,7 +16,7 @@ from ...ir.index import Index, IndexVar, as_index
 from ...ir.scalar import Buffer, Load, Value, apply, as_position, cast, constant, is_float, select
 from .maps import FAR_BYTES
 from .reduction import Form
-from .rows import JOIN, START, RowWriter
+from .rows import JOIN, START, RowWriter, in_pairs
 
 GROUP = 8
 """Vectors of a group, at most."""
@@ -79,9 +79,7 @@ class SeekWriter(RowWriter):
             )
             with b.loop("g", count) as g:
                 terms = [self.element(form, k, ((g * many + u) * lanes + lane,)) for u in range(many)]
-                while len(terms) > 1:
-                    terms = [apply(fn, x, y) for x, y in zip(terms[::2], terms[1::2], strict=True)]
-                here = b.load(self.variable("here", terms[0]), (0,))
+                here = b.load(self.variable("here", in_pairs(fn, terms)), (0,))
                 old = b.load(top, (0,))
                 new = b.load(self.variable("new", apply(fn, old, here)), (0,))
                 first = form.combines[k + 1] == "min"

@@ -256,7 +256,7 @@ def packed_operand(
     builder: Builder,
     batch: int,
     matrix: Callable[[npt.NDArray[Any]], npt.NDArray[Any]],
-    element: Callable[[Index, Index, Index], Value],
+    element: Callable[[Index, Index, Index], Value] | None = None,
     across: bool = False,
     dtype: str = "",
 ) -> tuple[Buffer, Problem, Packed]:
@@ -268,7 +268,7 @@ def packed_operand(
         builder: gets a first stage that packs, where the argument is not a constant.
         batch: how many matrices there are.
         matrix: a constant argument as an array (batch, rows, extent).
-        element: (batch, row, column) -> value, for packing at run time.
+        element: (batch, row, column) -> value, for packing at run time; None: the argument is a constant.
         across: whether the argument runs along its rows in memory.
         dtype: of the packed matrix; empty: that of the argument.
 
@@ -280,6 +280,7 @@ def packed_operand(
     assert given is not None
     shape = (batch, packing.rows * packing.extent)
     if given not in problem.constants:
+        assert element is not None
         scratch = builder.alloc("packed", shape, dtype or given.dtype, "team")
         packing.write(builder, scratch, batch, element, across)
         return scratch, problem, {}

@@ -20,9 +20,9 @@ from ...ops.reshape import unravel
 from ..prelude import width
 from ..rewrite import Rewriter, all_values
 from .maps import FAR_BYTES, MAX_PARTS, PARALLEL_WORK, UNITS
-from .nest import accesses, axis_of, cuts, hidden, segments
+from .nest import accesses, axis_of, cuts, hidden, rewritten, segments
 from .reduction import Form
-from .rows import JOIN, extents_of, rewritten, size_of
+from .rows import JOIN, extents_of, size_of
 
 TOGETHER = 4
 """Lines of results that are written together."""

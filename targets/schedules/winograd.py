@@ -139,10 +139,7 @@ class _Winograd:
         def matrix(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
             return transformed(array.astype(np.float32) if unit else array, p)
 
-        def element(batch: Index, row: Index, o: Index) -> Value:
-            raise AssertionError("check wants a constant weight")
-
-        weights, problem, packed = packed_operand(conv.problem, packing, b, 1, matrix, element, dtype=unit)
+        weights, problem, packed = packed_operand(conv.problem, packing, b, 1, matrix, dtype=unit)
         rows, columns = -(-s.oh // m), -(-s.ow // m)
         conv = evolve(conv, problem=problem)
         if conv.data_block == 1:  # tiles lie in lanes: the columns of one kind lie together, without guards

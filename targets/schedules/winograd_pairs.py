@@ -27,11 +27,12 @@ from attrs import evolve, frozen
 
 from ...ir.index import Index, as_index
 from ...ir.loops import Builder, If, Kernel
-from ...ir.scalar import Buffer, Value, all_of, apply, cast, constant, inside, select
+from ...ir.scalar import Buffer, all_of, apply, cast, constant, inside, select
 from ...ops.reshape import unravel
 from ..lower import Problem
 from ..vectorise import lanes_for
 from . import winograd_rows
+from .conv import held
 from .conv_shape import Conv, conv_of
 from .cook_toom import Filter, linear_program, paired_program, winograd
 from .space import Config, space
@@ -111,16 +112,14 @@ class _Pairs:
         s, b, rows, columns = conv.s, Builder(), winograd(M, conv.s.kh), winograd(PAIR, WINDOW)
         pieces = [Piece(start, count, size, 1) for start, count, size in even(s.co, config["points"])]
         packing = Packing(tuple(pieces), rows.n * s.ci * columns.n, s.co)
-        left, right = (np.array([[float(c) for c in row] for row in f.g]) for f in (rows, columns))
 
         def matrix(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-            taps: npt.NDArray[Any] = np.einsum("fk,gl,ockl->fcgo", left, right, array.astype(np.float64))
+            taps: npt.NDArray[Any] = np.einsum(
+                "fk,gl,ockl->fcgo", rows.weights, columns.weights, array.astype(np.float64)
+            )
             return taps.reshape(1, -1, s.co).astype(array.dtype, copy=False)
 
-        def element(batch: Index, row: Index, o: Index) -> Value:
-            raise AssertionError("check wants a constant weight")
-
-        weights, problem, packed = packed_operand(conv.problem, packing, b, 1, matrix, element)
+        weights, problem, packed = packed_operand(conv.problem, packing, b, 1, matrix)
         return _Pairs(evolve(conv, problem=problem), rows, columns, b, packing, weights, packed)
 
     @property
@@ -130,9 +129,7 @@ class _Pairs:
 
     def inside(self, parity: int) -> tuple[int, int]:
         """The range of the columns of one parity that hold pixels of the picture."""
-        s, extent = self.conv.s, self.tiles + 1
-        first = min(max(-(-(s.pad[1] - parity) // PAIR), 0), extent)
-        return first, min(max(-(-(s.w + s.pad[1] - parity) // PAIR), first), extent)
+        return held(self.conv.s.pad[1], self.conv.s.w, self.tiles + 1, parity, PAIR)
 
     def place(self, parity: int, t: Index) -> Index:
         """Where in T a column lies: the first one with pixels begins a vector."""

@@ -95,7 +95,7 @@ def transformed(weight: npt.NDArray[np.generic], plan: Plan) -> npt.NDArray[np.g
     """G g G^T of the phases of a weight (O, I, k, k), in float64, as an array (1, rows, O) of the weight's dtype."""
     out, s = weight.shape[0], plan.stride
     result = np.empty((plan.rows, out), weight.dtype)
-    both = [np.kron(_matrix(p.rows), _matrix(p.columns)) for p in plan.phases]
+    both = [np.kron(p.rows.weights, p.columns.weights) for p in plan.phases]
     for first in range(0, out, 32):  # a part at a time: float64 copies of everything would be large
         part = weight[first : first + 32].transpose(2, 3, 1, 0).astype(np.float64)
         images = []
@@ -108,10 +108,6 @@ def transformed(weight: npt.NDArray[np.generic], plan: Plan) -> npt.NDArray[np.g
             rows = stacked.reshape(-1, stacked.shape[-1])
             result[band.first_row : band.first_row + len(rows), first : first + 32] = rows
     return result[None]
-
-
-def _matrix(f: Filter) -> npt.NDArray[np.float64]:
-    return np.array([[float(c) for c in row] for row in f.g])
 
 
 def taps_of(phases: Sequence[Phase]) -> int:

@@ -104,16 +104,12 @@ class _Rows:
         """Transform the weights: G g along columns, as rows (frequency, channel, kw)."""
         s, b, f = conv.s, Builder(), winograd(M, conv.s.kh)
         packing = Packing(tuple(pixel_pieces(conv, config["points"])), f.n * s.ci * s.kw, s.co)
-        g = np.array([[float(c) for c in row] for row in f.g])
 
         def matrix(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-            taps: npt.NDArray[Any] = np.einsum("fk,ockx->fcxo", g, array.astype(np.float64))
+            taps: npt.NDArray[Any] = np.einsum("fk,ockx->fcxo", f.weights, array.astype(np.float64))
             return taps.reshape(1, -1, s.co).astype(array.dtype, copy=False)
 
-        def element(batch: Index, row: Index, o: Index) -> Value:
-            raise AssertionError("check wants a constant weight")
-
-        weights, problem, packed = packed_operand(conv.problem, packing, b, 1, matrix, element)
+        weights, problem, packed = packed_operand(conv.problem, packing, b, 1, matrix)
         return _Rows(evolve(conv, problem=problem), f, b, packing, weights, packed, config)
 
     def kernel(self) -> tuple[Kernel, Packed]:
