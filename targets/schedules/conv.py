@@ -28,9 +28,9 @@ from ...ir.scalar import Buffer, Value, cast
 from ...ops.lowering import View
 from ...ops.reshape import unravel
 from ..lower import Problem
-from .conv_shape import Conv, check, conv_of, streaming
+from .conv_shape import NEAR_CACHE, Conv, check, conv_of, streaming
 from .space import Config, register_tiles, space
-from .tiles import Packed, Packing, Piece, RegisterTile, cut, even, fetch, packed_operand
+from .tiles import Packed, Packing, Piece, RegisterTile, cut, even, fetch, packed_operand, team_kind
 
 LONG_REDUCTION = 256
 """Terms of the sum from which channels in lanes win over pixels in lanes, for a plain result."""
@@ -38,7 +38,7 @@ LONG_REDUCTION = 256
 MOVED = 2
 """Operations that it takes to bring an element from a vector of channels to its place in a plain result."""
 
-NEAR_CACHE = 512 * 1024
+WHOLE_BYTES = 512 * 1024
 """Bytes of weights up to which all of them are used for one piece of the picture before the next is begun."""
 
 MANY_VECTORS = 12
@@ -46,9 +46,6 @@ MANY_VECTORS = 12
 
 SHORT_REDUCTION = 128
 """Terms of the sum up to which a tile takes half of the registers, so that the next one begins while it is stored."""
-
-FAR = 1 << 20
-"""Bytes of weights from which on they are not in the near cache when the network comes round to them again."""
 
 
 def channels_in_lanes(conv: Conv) -> bool:
@@ -121,7 +118,7 @@ def default_config(conv: Conv, channels: bool) -> Config:
     if not channels:
         points, blocks = pixel_tile(conv)
         return {"channels": 0, "blocks": blocks, "points": points, "near": 0}
-    near = int(conv.weight_bytes <= NEAR_CACHE)
+    near = int(conv.weight_bytes <= WHOLE_BYTES)
     if _overlaps(conv):
         return {"channels": 1, "blocks": 1, "points": conv.problem.isa.registers // 2 - 1, "near": near}
     blocks, points = default_tile(conv, conv.s.oh * conv.s.ow if conv.s.pointwise else conv.s.ow)
@@ -204,7 +201,7 @@ class Tiling:
     def parallel(self, extents: Sequence[int], points: int) -> Iterator[tuple[Index, ...]]:
         """The parallel loop over tiles of `points` accumulators; serial where it is not worth waking threads."""
         work = math.prod(extents) * self.conv.s.terms * points
-        with self.builder.loop("block", math.prod(extents), "parallel" if work >= 65536 else "serial") as flat:
+        with self.builder.loop("block", math.prod(extents), team_kind(work)) as flat:
             yield unravel(flat, extents)
 
     @property
@@ -256,7 +253,7 @@ class Tiling:
         conv, s, b, (n, g, tile, y) = self.conv, self.conv.s, self.builder, block
         direct = conv.out_block % piece.lanes == 0
         # The weights of the next tile come from afar; behind the last one the first is as good as any.
-        far, following = self.packing.rows * s.co * 4 > FAR and piece.tiles > 1, (tile + 1) % piece.tiles
+        far, following = self.packing.rows * s.co * 4 > NEAR_CACHE and piece.tiles > 1, (tile + 1) % piece.tiles
         scratch = None if direct else b.alloc("tile", (points, piece.width), conv.dtype, "thread")
 
         def channel(lane: Index) -> Index:
@@ -325,14 +322,17 @@ class Tiling:
 
 def channel_pieces(conv: Conv, blocks: int) -> list[Piece]:
     """The output channels of a group as tiles of `blocks` vectors; a vector must not leave a block of the result."""
-    lanes = min(conv.lanes, conv.out_block) if conv.out_block > 1 else conv.lanes
-    return cut(conv.s.co, lanes, blocks)
+    return cut(conv.s.co, channel_lanes(conv), blocks)
+
+
+def channel_lanes(conv: Conv) -> int:
+    """Output channels of a vector."""
+    return min(conv.lanes, conv.out_block) if conv.out_block > 1 else conv.lanes
 
 
 def default_blocks(conv: Conv) -> int:
     """Vectors of a tile: two, or three where that leaves no rest."""
-    lanes = min(conv.lanes, conv.out_block) if conv.out_block > 1 else conv.lanes
-    vectors = conv.s.co // lanes
+    vectors = conv.s.co // channel_lanes(conv)
     return 3 if vectors % 2 and vectors % 3 == 0 and conv.problem.isa.registers >= 32 else min(2, max(vectors, 1))
 
 

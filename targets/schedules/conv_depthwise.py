@@ -9,9 +9,8 @@ the second one needs, and of that the few rows under its window:
             ring -> a row of the second convolution        as in depthwise.py
 
 The ring is scratch memory of the thread: as many rows of a block as the window is high; of a few blocks, where tiles
-have as many vectors. Rows that two bands need are
-computed for each of them. The tensor between the two is wide where networks expand their channels (MobileNetV2: 96 for
-16), and would else be written to memory and read again.
+have as many vectors. Rows that two bands need are computed for each of them. The tensor between the two is wide where
+networks expand their channels (MobileNetV2: 96 for 16), and would else be written to memory and read again.
 """
 
 import math

@@ -207,6 +207,12 @@ def streaming(weight_bytes: int) -> float:
     return weight_bytes / 8 if weight_bytes > NEAR_CACHE else 0.0
 
 
+def _lanes(problem: Problem) -> int:
+    """Elements of a vector: float64, or float32, in which narrower ones are computed."""
+    assert problem.context is not None
+    return problem.isa.vector_bytes // (8 if problem.context.dtype == "float64" else 4)
+
+
 def _spatial(problem: Problem) -> str:
     assert problem.context is not None
     return "DHW"[-len(problem.context.attrs.strides) :]
@@ -238,7 +244,7 @@ def conv_of(problem: Problem, pairs: bool = False, weight: View | None = None) -
     pad = (0, a.padding[0]) if flat else (a.padding[0], a.padding[1])
     padded = any(a.padding)
     s = Shape(n, a.groups, c // a.groups, o // a.groups, h, w, oh, ow, kh, kw, strides, dilation, pad, padded)
-    lanes = problem.isa.vector_bytes // (8 if context.dtype == "float64" else 4)
+    lanes = _lanes(problem)
     view = View(data.type, _reader(layout, data))
     taps = View(weight.type, lambda o, i, y, x: weight(o, i, x)) if flat else weight
     blocks = layout.block("C"), out_layout.block("C")
@@ -279,7 +285,7 @@ def _volumes(problem: Problem, layout: Layout, out_layout: Layout) -> Conv:
     depth = Depth(View(data.type, read), d, od, kd, a.strides[0], a.dilation[0], a.padding[0])
     taps = View(TensorType((o, channels, kh, kw), weight.dtype), tap)
     blocks = layout.block("C"), out_layout.block("C")
-    lanes = problem.isa.vector_bytes // (8 if context.dtype == "float64" else 4)
+    lanes = _lanes(problem)
     view, unready = depth.windows(depth.planes), data.dtype in SMALL_FLOATS
     conv = Conv(problem, s, view, taps, *blocks, out_layout, context.dtype, lanes, None, False, unready, depth, axes)
     return _planes_in_rows(conv, depth) if s.pointwise and depth.pointwise else conv

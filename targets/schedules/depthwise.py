@@ -21,7 +21,7 @@ from ..lower import Problem
 from . import conv_shape
 from .conv_shape import Conv, conv_of
 from .space import Config, space
-from .tiles import Packed, Packing, added, cut, even, packed_operand
+from .tiles import Packed, Packing, added, cut, even, packed_operand, team_kind
 
 WIDEST = 11
 """The widest window that is unrolled."""
@@ -93,7 +93,7 @@ class Depthwise:
         """Rows of blocks of channels in parallel, at most `most` pixels at a time."""
         s, b, block = self.conv.s, self.b, self.conv.data_block
         extents = (s.n, s.groups // block, s.oh)
-        kind = "parallel" if s.flops >= 131072 else "serial"
+        kind = team_kind(s.flops // 2)
         with b.loop("row", math.prod(extents), kind) as flat:
             n, cb, y = unravel(flat, extents)
             self.row((n, cb, y), most)

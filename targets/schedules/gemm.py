@@ -31,7 +31,7 @@ from ...ops.lowering import View
 from ...ops.reshape import unravel
 from ..lower import Problem, spec
 from .space import Config, register_tiles, space
-from .tiles import Packed, Packing, Piece, RegisterTile, cut, even, packed_operand, paired
+from .tiles import Packed, Packing, Piece, RegisterTile, cut, even, packed_operand, paired, team_kind
 
 NEAR = 512 * 1024
 """Bytes that stay in the second cache beside what streams through it."""
@@ -182,6 +182,7 @@ class _Product:
         """Pack the right-hand matrix, and copy rows where they would collide (copy_rows -1) or the config says so."""
         assert problem.context is not None
         builder, (left, right), dtype = Builder(), problem.context.args, problem.context.dtype
+        rows = problem.context.shape[:-1]
         lanes = problem.isa.vector_bytes // numpy_dtype(dtype).itemsize
         pairs, terms = in_pairs_of_terms(problem), s.k
         s = evolve(s, k=-(-s.k // 2)) if pairs else s
@@ -207,11 +208,8 @@ class _Product:
             left = _left_pairs(problem, left, s, terms)
         across = s.transpose_b
         weights, problem, packed = packed_operand(problem, packing, builder, batch, matrix, element, across, unit)
-        rows = problem.context.shape[:-1] if problem.context is not None else ()
-        most = config["points"]
-        product = _Product(
-            problem, s, builder, packing, weights, packed, left, rows, dtype, most, config["fetch"], None
-        )
+        most, fetch = config["points"], config["fetch"]
+        product = _Product(problem, s, builder, packing, weights, packed, left, rows, dtype, most, fetch, None)
         copy = (not ready or product.rows_collide()) if config["copy_rows"] < 0 else config["copy_rows"]
         return product.with_copied_rows() if copy else product
 
@@ -246,7 +244,7 @@ class _Product:
         """The parallel loop over batches, blocks of `size` rows and panels of columns."""
         extents = (*self.s.batch, blocks, piece.tiles)
         work = math.prod(extents) * size * piece.width * self.s.k
-        with self.builder.loop("block", math.prod(extents), "parallel" if work >= 65536 else "serial") as flat:
+        with self.builder.loop("block", math.prod(extents), team_kind(work)) as flat:
             *batch, block, tile = unravel(flat, extents)
             _Panel(self, piece, batch, tile, block * size + start, size).write()
 

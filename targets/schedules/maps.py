@@ -89,6 +89,11 @@ def _apart(nest: Nest, k: int) -> bool:
     return math.prod(extents[k + 1 :]) * width(nest.out.dtype) >= BOX_BYTES
 
 
+def team_kind(work: int) -> str:
+    """The kind of an outer loop around so many element operations."""
+    return "parallel" if work >= PARALLEL_WORK else "serial"
+
+
 def in_read_order(nest: Nest) -> Nest:
     """A large nest in whose two axes before the last rows are read in another order than they are written: read as they
     lie in memory. Rows that fill cache lines may be written anywhere; reading is what has to run ahead.
@@ -216,14 +221,13 @@ class Tiles:
         counts = [part[1] * (part[2] // size) for part in (a, b)]
         others = [axis for axis in self.nest.axes[:-1] if axis is not self.axis]
         work = math.prod(axis.hi + 1 for axis in others) * math.prod(counts) * size * size
-        kind = "parallel" if work >= PARALLEL_WORK else "serial"
         wide, near = self._shape_of_blocks(work, size, counts)
         for start_a, blocks_a, tiles_a in in_blocks(counts[0], near[0]):
             pieces = in_blocks(counts[1], near[1])
             outside = math.prod(axis.hi + 1 for axis in others) * blocks_a < UNITS
             for piece in [[part] for part in pieces] if outside else [pieces]:
                 shape = [*(axis.hi + 1 for axis in others), blocks_a, piece[0][1] if outside else 1]
-                with self.builder.loop("p", math.prod(shape), kind) as p:
+                with self.builder.loop("p", math.prod(shape), team_kind(work)) as p:
                     *outer, block, further = unravel(p, shape)
                     bind = dict(zip(others, outer, strict=True))
                     for start_b, blocks_b, tiles_b in piece:
@@ -324,3 +328,9 @@ def in_blocks(tiles: int, near: int) -> list[tuple[int, int, int]]:
     """Tiles in blocks of `near`: (first tile, blocks, tiles in each), the rest as one smaller block."""
     whole, rest = divmod(tiles, near)
     return [part for part in ((0, whole, near), (whole * near, 1, rest)) if part[1] and part[2]]
+
+
+def grouped(start: int, count: int, many: int) -> list[tuple[int, int, int]]:
+    """Places from `start` on in groups of `many`, the rest one by one: (first place, groups, places of each)."""
+    whole, rest = divmod(count, many)
+    return [part for part in ((start, whole, many), (start + whole * many, rest, 1)) if part[1]]

@@ -23,7 +23,7 @@ from ...ops.reshape import unravel
 from ..lower import Problem
 from ..prelude import width
 from ..rewrite import Rewriter
-from .maps import PARALLEL_WORK, UNITS, in_blocks, write_nest
+from .maps import UNITS, grouped, in_blocks, team_kind, write_nest
 from .nest import Nest, accesses, axis_of, hidden, rewritten
 from .reduction import Form, form_of, kept_stages, of_the_row, runs_along, simplified, with_known
 from .rows import JOIN, KEPT_BYTES, START, extents_of, in_pairs, size_of, with_result
@@ -149,8 +149,7 @@ class _Writer(SeekWriter):
         block = min(COLUMNS, extent, max(KEPT_BYTES // 2 // max(held, 1) // lanes, 1) * lanes)
         few = max(math.prod(extents_of(outer)) * extent // UNITS // lanes, 4) * lanes
         block = min(block, few)
-        work = size_of(form.rows) * max(size_of(form.inner), 1)
-        kind = "parallel" if work >= PARALLEL_WORK else "serial"
+        kind = team_kind(size_of(form.rows) * size_of(form.inner))
         for start, blocks, size in in_blocks(extent, block):
             extents = [*extents_of(outer), blocks]
             with self.builder.loop("block", math.prod(extents), kind) as flat:
@@ -195,13 +194,10 @@ class _Writer(SeekWriter):
         """One stage: a few elements of every column at a time."""
         b, extents = self.builder, extents_of(form.inner)
         count = extents[-1] if extents else 1
-        group = 4 if count >= 4 else 1
-        whole, rest = divmod(count, group)
+        groups = grouped(0, count, 4 if count >= 4 else 1)
         with b.loops([f"k{axis}" for axis in range(len(extents) - 1)], extents[:-1]) as outer:
-            for name, start, steps, size in (("k", 0, whole, group), ("kr", whole * group, rest, 1)):
-                if not steps:
-                    continue
-                with b.loop(name, steps) as step, b.loop("lane", lane.hi + 1, "vectorised") as i:
+            for start, steps, size in groups:
+                with b.loop("kr" if start else "k", steps) as step, b.loop("lane", lane.hi + 1, "vectorised") as i:
                     at = form.rebuilt(Rewriter({lane: i}))
                     terms: list[Value] = []
                     for u in range(size):

@@ -16,7 +16,7 @@ from ...ir.scalar import Apply, Buffer, Load, Value, apply, constant, highest, l
 from ...ops.reshape import unravel
 from ..prelude import width
 from ..rewrite import Rewriter, all_values
-from .maps import FAR_BYTES, PARALLEL_WORK, UNITS
+from .maps import FAR_BYTES, UNITS, grouped, team_kind
 from .nest import axis_of, counter, rewritten
 from .reduction import Form, is_costly, kept_stages, of_the_row, runs_along, with_known
 
@@ -69,8 +69,7 @@ class RowWriter:
         lanes = runs_along(form, form.inner[-1]) if form.inner else False
         kept = self.kept(form)
         many = self.together(form) if lanes and not form.beside else 1
-        kind = "parallel" if work >= PARALLEL_WORK else "serial"
-        with b.loop("row", math.prod(extents) // many, kind) as flat:
+        with b.loop("row", math.prod(extents) // many, team_kind(work)) as flat:
             row = axis_of("r", many)
             form = form.rebuilt(
                 Rewriter(dict(zip(form.rows, unravel(flat * many + counter(row), extents), strict=True)))
@@ -196,16 +195,13 @@ class RowWriter:
         b, combine, lanes = self.builder, form.combines[k], parts.shape[1]
         vectors = (form.inner[-1].hi + 1) // lanes
         unroll = _accumulators(form, k, vectors)
-        whole, rest = divmod(vectors, unroll)
         with b.loop("lane", lanes, "vectorised") as lane:
             acc = b.alloc("acc", (unroll,), parts.dtype)
             for u in range(unroll):
                 b.store(acc, (u,), START[combine](parts.dtype))
             with b.loops([f"k{axis}" for axis in range(len(form.inner) - 1)], extents_of(form.inner[:-1])) as outer:
-                for name, start, steps, size in (("kv", 0, whole, unroll), ("kr", whole * unroll, rest, 1)):
-                    if not steps:
-                        continue
-                    with b.loop(name, steps) as v:
+                for start, steps, size in grouped(0, vectors, unroll):
+                    with b.loop("kr" if start else "kv", steps) as v:
                         for u in range(size):
                             place = (*outer, (v * size + u + start) * lanes + lane)
                             if form.spread and k == len(form.elements) - 1 and is_costly(form.elements[k]):

@@ -14,10 +14,16 @@ import numpy.typing as npt
 from attrs import evolve, frozen
 
 from ...ir.index import Dim, Index
-from ...ir.loops import Builder, Prefetch
+from ...ir.loops import Builder, If, Prefetch
 from ...ir.scalar import Buffer, Load, Value, apply, cast, constant, dot2
 from ...ir.types import numpy_dtype
 from ..lower import Problem
+
+PACKED_ROWS = 16
+"""Rows of a matrix that are packed together, at most."""
+
+PARALLEL_PRODUCTS = 1 << 16
+"""Multiply-adds below which one thread does everything."""
 
 PART = 1024
 """Terms of a sum that are added up in a row; the parts of longer ones are added apart."""
@@ -123,8 +129,8 @@ class Packing:
             value = element(b, row, tile * p.width + lane + p.start)
             builder.store(target, (b, self.offset(p, tile, row, lane)), value)
 
-        for start, blocks, size in even(self.rows, 16):
-            for p in self.pieces if across else ():
+        def tiles(start: int, blocks: int, size: int) -> None:
+            for p in self.pieces:
                 with (
                     builder.loop("pack", batch * p.tiles, "parallel") as flat,
                     builder.loop("pblock", blocks) as block,
@@ -132,8 +138,8 @@ class Packing:
                     builder.loop("prow", size) as row,
                 ):
                     store(p, flat // p.tiles, flat % p.tiles, block * size + row + start, lane)
-            if across:
-                continue
+
+        def rows(start: int, blocks: int, size: int) -> None:
             with builder.loop("pack", batch * blocks, "parallel") as flat:
                 for p in self.pieces:
                     with (
@@ -142,6 +148,9 @@ class Packing:
                         builder.loop("plane", p.width, "vectorised") as lane,
                     ):
                         store(p, flat // blocks, tile, flat % blocks * size + row + start, lane)
+
+        for part in even(self.rows, PACKED_ROWS):
+            (tiles if across else rows)(*part)
         if barrier:
             builder.barrier()
 
@@ -218,6 +227,21 @@ class RegisterTile:
                     lambda o, j, value: self.builder.store(total, (o, j), self.builder.load(total, (o, j)) + value)
                 )
         self.each(lambda o, j, value: self.put(o, j, self.builder.load(total, (o, j))))
+
+
+def team_kind(products: int) -> str:
+    """The kind of an outer loop around so many multiply-adds."""
+    return "parallel" if products >= PARALLEL_PRODUCTS else "serial"
+
+
+def either(builder: Builder, plain: Value, write: Callable[[Builder, bool], None]) -> None:
+    """What `write` writes, twice: without tests where `plain` holds, with them where it does not."""
+    arms = []
+    for tested in (False, True):
+        branch = Builder()
+        write(branch, tested)
+        arms.append(branch.finish())
+    builder.emit(If(plain, *arms))
 
 
 def fetch(builder: Builder, loads: Iterable[Value]) -> None:

@@ -19,7 +19,7 @@ from ...ir.scalar import Buffer, Load, Value, apply
 from ...ops.reshape import unravel
 from ..prelude import width
 from ..rewrite import Rewriter, all_values
-from .maps import FAR_BYTES, MAX_PARTS, PARALLEL_WORK, UNITS
+from .maps import FAR_BYTES, MAX_PARTS, UNITS, grouped, team_kind
 from .nest import accesses, axis_of, cuts, hidden, rewritten, segments
 from .reduction import Form
 from .rows import JOIN, extents_of, size_of
@@ -55,7 +55,7 @@ def separable(form: Form) -> Separable | None:
     """A window as one axis after the other, or None where that is not the same or no gain."""
     if len(form.elements) != 1 or len(form.inner) < 2 or len(form.rows) < 2 or len(form.finals) != 1 or form.beside:
         return None
-    if not form.elements[0].dtype.startswith(("float", "int32")) or form.combines[0] not in JOIN:
+    if not form.elements[0].dtype.startswith(("float", "int32")):
         return None
     last, across = form.rows[-1], form.inner[-1]
     offsets = accesses(form.elements[0])[1]
@@ -86,8 +86,8 @@ def write_windows(b: Builder, window: Separable, lanes: int) -> None:
     if len(parts) * len(across) > MAX_PARTS:
         parts, across = [(0, line.hi + 1)], [(0, window.place.hi + 1)]
     writer = _Rows(b, window, terms, across, lanes)
-    kind = "parallel" if size_of(form.rows) * size_of(form.inner) >= PARALLEL_WORK else "serial"
-    pieces = [piece for start, count in parts for piece in _grouped(start, count, 1 if is_far(window) else TOGETHER)]
+    kind = team_kind(size_of(form.rows) * size_of(form.inner))
+    pieces = [piece for start, count in parts for piece in grouped(start, count, 1 if is_far(window) else TOGETHER)]
     if size_of(outer) >= UNITS:
         with b.loop("p", size_of(outer), kind) as p:
             for start, groups, many in pieces:
@@ -111,12 +111,6 @@ def at_window(window: Separable, flat: int) -> Value:
 def is_far(window: Separable) -> bool:
     """Whether the input does not stay in the caches: then lines are fetched one by one."""
     return window.form.bytes_read() >= FAR_BYTES
-
-
-def _grouped(start: int, count: int, many: int) -> list[tuple[int, int, int]]:
-    """Lines in groups of some: (first line, groups, lines of each)."""
-    whole, rest = divmod(count, many)
-    return [part for part in ((start, whole, many), (start + whole * many, rest, 1)) if part[1]]
 
 
 @frozen(eq=False)

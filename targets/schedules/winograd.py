@@ -23,16 +23,16 @@ import numpy.typing as npt
 from attrs import evolve, frozen
 
 from ...ir.index import Index, as_index
-from ...ir.loops import Builder, If, Kernel
+from ...ir.loops import Builder, Kernel
 from ...ir.scalar import SMALL_FLOATS, Buffer, Value, all_of, apply, cast, constant, inside, select
 from ...ops.reshape import unravel
 from ..lower import Problem
 from . import conv_shape
-from .conv import FAR, bordered, channel_pieces, default_tile
-from .conv_shape import Conv, conv_of
+from .conv import bordered, channel_pieces, default_tile
+from .conv_shape import NEAR_CACHE, Conv, conv_of
 from .cook_toom import Step, linear_program, paired_program
 from .space import Config, register_tiles, space
-from .tiles import Packed, Packing, Piece, RegisterTile, even, fetch, packed_operand
+from .tiles import Packed, Packing, Piece, RegisterTile, either, even, fetch, packed_operand
 from .winograd_plan import Band, Phase, Plan, fits, plan, transformed
 
 TILES = 64
@@ -238,13 +238,8 @@ class _Winograd:
         if self.conv.data_block == 1:
             self._read_pixels(b, pictures, at, tested=False)
             return
-        arms = []
-        for tested in (False, True):
-            branch = Builder()
-            self._read_pixels(branch, pictures, at, tested)
-            arms.append(branch.finish())
         whole = all_of([inside((y0, x0), (s.h, s.w)), inside((y0 + last, x0 + last), (s.h, s.w))])
-        b.emit(If(whole, *arms))
+        either(b, whole, lambda branch, tested: self._read_pixels(branch, pictures, at, tested))
 
     def _read_pixels(
         self, b: Builder, pictures: Mapping[int, Buffer], at: tuple[Index, Index, Index, Index], tested: bool
@@ -307,7 +302,7 @@ class _Winograd:
         def pixel(r: Sequence[Index], j: Index) -> Value:
             return b.load(image, self._image(fy, fx, t0 + t + j, r[0]))
 
-        far = 4 * self.plan.rows * self.conv.s.co > FAR
+        far = 4 * self.plan.rows * self.conv.s.co > NEAR_CACHE
 
         def ahead(r: Sequence[Index]) -> None:
             fetch(b, [weight(r, as_index(o), ahead=1) for o in range(piece.blocks)])

@@ -26,7 +26,7 @@ import numpy.typing as npt
 from attrs import evolve, frozen
 
 from ...ir.index import Index, as_index
-from ...ir.loops import Builder, If, Kernel
+from ...ir.loops import Builder, Kernel
 from ...ir.scalar import Buffer, all_of, apply, cast, constant, inside, select
 from ...ops.reshape import unravel
 from ..lower import Problem
@@ -36,7 +36,7 @@ from .conv import held
 from .conv_shape import Conv, conv_of
 from .cook_toom import Filter, linear_program, paired_program, winograd
 from .space import Config, space
-from .tiles import Packed, Packing, Piece, added, cut, even, packed_operand
+from .tiles import Packed, Packing, Piece, added, cut, either, even, packed_operand, team_kind
 from .winograd import multiply
 from .winograd_rows import M
 
@@ -67,9 +67,9 @@ def check(problem: Problem) -> str | None:
 
 def configs(problem: Problem) -> Iterator[Config]:
     """The candidate space: the output channels of a register tile (`points`)."""
-    most = 4 if problem.isa.registers >= 32 else 2
-    default = {"points": min(most, conv_of(problem).s.co)}
-    return space(default, {"points": range(1, 1 + most + most // 2)}, lambda c: c["points"] <= conv_of(problem).s.co)
+    most, channels = 4 if problem.isa.registers >= 32 else 2, conv_of(problem).s.co
+    default = {"points": min(most, channels)}
+    return space(default, {"points": range(1, 1 + most + most // 2)}, lambda c: c["points"] <= channels)
 
 
 def predict(problem: Problem, config: Config) -> float:
@@ -139,7 +139,7 @@ class _Pairs:
         """Bands of rows in parallel."""
         s, b, lanes = self.conv.s, self.b, self.conv.lanes
         bands = -(-s.oh // M)
-        kind = "parallel" if s.flops >= 131072 else "serial"
+        kind = team_kind(s.flops // 2)
         width = -(-(self.tiles + lanes) // lanes) * lanes
         with b.loop("band", s.n * bands, kind) as flat:
             picture, band = unravel(flat, (s.n, bands))
@@ -165,13 +165,12 @@ class _Pairs:
         top = y0 - s.pad[0]
         whole = all_of([inside((top,), (s.h,)), inside((top + n - 1,), (s.h,))])
         with b.loop("c", s.ci) as c:
-            arms = []
-            for tested in (False, True):
-                branch = Builder()
+
+            def columns(branch: Builder, tested: bool) -> None:
                 with branch.loop("t", end - first, "vectorised") as x:
                     self._column(branch, t, (picture, c, top, x + first), parity, tested)
-                arms.append(branch.finish())
-            b.emit(If(whole, *arms))
+
+            either(b, whole, columns)
 
     def _column(self, b: Builder, t: Buffer, at: tuple[Index, Index, Index, Index], parity: int, tested: bool) -> None:
         conv, (picture, c, top, x) = self.conv, at

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from attrs import evolve, frozen
 
 from ...ir.index import Index
-from ...ir.loops import Builder, If, Kernel
+from ...ir.loops import Builder, Kernel
 from ...ir.scalar import SMALL_FLOATS, Buffer, Value, all_of, cast, constant, inside, select
 from ...ops.reshape import unravel
 from ..lower import Problem
@@ -28,7 +28,7 @@ from .conv import pixel_pieces, pixel_tile
 from .conv_shape import Conv, conv_of
 from .cook_toom import POINTS, Filter, linear_program, paired_program, winograd
 from .space import Config, register_tiles, space
-from .tiles import Packed, Packing, Piece, RegisterTile, cut, packed_operand
+from .tiles import Packed, Packing, Piece, RegisterTile, cut, either, packed_operand, team_kind
 from .winograd import multiply
 
 M = 4
@@ -116,7 +116,7 @@ class _Rows:
         """Bands of rows in parallel."""
         s, b = self.conv.s, self.b
         bands = -(-s.oh // M)
-        kind = "parallel" if s.flops >= 131072 else "serial"
+        kind = team_kind(s.flops // 2)
         with b.loop("band", s.n * bands, kind) as flat:
             picture, band = unravel(flat, (s.n, bands))
             v = b.alloc("V", (self.f.n, s.ci, s.columns_needed), self.conv.dtype, "thread")
@@ -137,13 +137,12 @@ class _Rows:
         top = y0 - s.pad[0]
         whole = all_of([inside((top,), (s.h,)), inside((top + n - 1,), (s.h,))])
         with b.loop("c", s.ci) as c:
-            arms = []
-            for tested in (False, True):
-                branch = Builder()
+
+            def columns(branch: Builder, tested: bool) -> None:
                 with branch.loop("x", right - left, "vectorised") as x:
                     self._column(branch, v, (picture, c, top, x), tested)
-                arms.append(branch.finish())
-            b.emit(If(whole, *arms))
+
+            either(b, whole, columns)
 
     def _column(self, b: Builder, v: Buffer, at: tuple[Index, Index, Index, Index], tested: bool) -> None:
         conv, (picture, c, top, x) = self.conv, at
