@@ -217,6 +217,8 @@ def _timed(cudnn: Any, queue: Any, region: Region, made: _Graph, handle: Any) ->
     """The plans that run, fastest first."""
     types = [param.checked_type for param in region.function.params]
     device, found = queue.device, list[Plan]()
+    # A plan may not be built, not run here, or want too much memory.
+    refusals: tuple[type[Exception], ...] = (*_errors(cudnn), DeviceError)
     blocks = {made.inputs[k]: device.allocate(t.nbytes, "timing plans") for k, t in enumerate(types) if k in made.inputs
               and isinstance(t, TensorType)}  # fmt: skip
     result = region.function.body.checked_type
@@ -233,7 +235,7 @@ def _timed(cudnn: Any, queue: Any, region: Region, made: _Graph, handle: Any) ->
 
             once()
             seconds = min(device.seconds_of(once, REPEAT))
-        except (*_errors(cudnn), DeviceError) as error:  # not built, does not run here, or wants too much memory
+        except refusals as error:
             _log.debug("plan %d of cuDNN does not run: %s", index, error)
             continue
         found.append(Plan(index, seconds, nbytes, str(made.graph.get_plan_name_at_index(index))))
