@@ -22,6 +22,8 @@ from attrs import asdict, frozen
 from tabulate import tabulate
 
 import fusewire as fw
+from fusewire.bisection.groups import interpret, meaning, over_tensors, rounded, run_step
+from fusewire.targets.program import KernelStep, LibraryStep
 
 from .networks import LAYERS, NETWORKS, files_of
 from .peers.engines import inputs_of, onnxruntime_session
@@ -113,26 +115,20 @@ def measure(path: Path, target: str, count: int, steps: int, limit: float) -> Re
 
 
 def step_errors(lib: fw.CompiledModule, feed: Feed) -> list[StepError]:
-    """What every step adds to exact inputs (rounded to float32), the worst first."""
+    """What every step adds to exact inputs (rounded to their dtypes), the worst first."""
     module = fw.GraphModule(lib["default"](fw.cpu()))
-    module.run(**feed)  # sets the inputs; the steps are then run one by one, on values of their own
-    values = {slot: np.asarray(a) for slot, a in lib.program.constants.items()}
-    values |= {slots[0]: np.asarray(feed[name]) for name, slots in lib.program.inputs.items()}
+    given = {slots[0]: np.asarray(feed[name]) for name, slots in lib.program.inputs.items()}
     found: list[StepError] = []
-    for step in lib.program.leaf_steps():
-        names = [p.name_hint for p in step.function.params]
-        for slot in step.inputs:
-            if slot not in lib.program.constants:
-                own = lib.program.root(slot)  # a reshape has no step: its value is that of the slot it is a view of
-                module.tensor(own)[...] = values[own].reshape(module.tensor(own).shape)
-        given = {n: module.tensor(s).copy() for n, s in zip(names, step.inputs, strict=True)}
-        module.run_step(step)
-        exact = fw.testing.evaluate(step.function, given)
-        got = [module.tensor(s).copy() for s in step.outputs]
-        rounded = [e.astype(np.float32) if e.dtype.kind == "f" else e for e in exact]
-        by = lib.explain(step.name).choices[0].chosen
-        found.append(StepError(step.name, by, Error.of(got, exact), Error.of(rounded, exact)))
-        values |= dict(zip(step.outputs, exact, strict=True))
+
+    def visit(step: KernelStep | LibraryStep, values: list[Array]) -> list[Array]:
+        group = over_tensors(step.function)
+        exact = meaning(group, values)
+        kept = rounded(exact, group.body.checked_type)
+        by = lib.runnable.label(step)[1]
+        found.append(StepError(step.name, by, Error.of(run_step(module, step, values), exact), Error.of(kept, exact)))
+        return kept
+
+    interpret(lib.program, given, visit)
     return sorted(found, key=lambda s: -s.fusewire.largest)
 
 

@@ -14,6 +14,7 @@ pytest.importorskip("onnx")
 
 import onnx
 
+import fusewire as fw
 from benchmarks import accuracy, figures, networks, opencl, roofline
 from benchmarks.peers import __main__ as peers
 from tests.opencl.present import DEVICES, needs_device
@@ -88,6 +89,19 @@ def test_accuracy(tmp_path: Path) -> None:
     assert 0 < row["fusewire"]["largest"] < 1e-5 and row["steps"] and "steps by the error they add" in output
     failed = CliRunner().invoke(accuracy.main, [str(model), "--limit", "0"])
     assert failed.exit_code == 1 and "above 0" in failed.output
+
+
+def test_errors_of_steps() -> None:
+    """Each step is held against the exact result of its own inputs; views and several inputs are no obstacle."""
+    x, y = fw.var("x", shape=(4, 6)), fw.var("y", shape=(6, 4))
+    net = fw.nn.dense(fw.nn.softmax(x), fw.concatenate([fw.reshape(y, (4, 6)), fw.cumsum(x, axis=1)], 0))
+    rng = np.random.default_rng(0)
+    feed = {"x": rng.standard_normal((4, 6), np.float32), "y": rng.standard_normal((6, 4), np.float32)}
+    lib = fw.build(fw.Function([x, y], net), "cpu")
+    found = accuracy.step_errors(lib, feed)
+    assert {s.name for s in found} == {step.name for step in lib.program.leaf_steps()} and len(found) > 2
+    assert all(0 <= s.rounding.largest < 1e-7 and s.fusewire.largest < 1e-5 for s in found)
+    assert [s.fusewire.largest for s in found] == sorted((s.fusewire.largest for s in found), reverse=True)
 
 
 def test_errors_of_results() -> None:
