@@ -1,10 +1,20 @@
 """What has to be installed. This file imports nothing of it, so that it can say what is missing."""
 
 import importlib.util
+import re
 import sys
+import tomllib
 from collections.abc import Sequence
+from pathlib import Path
 
-PACKAGES = ("attrs", "click", "ml_dtypes", "networkx", "numpy", "rich", "tabulate", "pytest", "hypothesis")
+
+def _own() -> list[str]:
+    """What fusewire depends on."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return [re.split(r"[^\w-]", requirement)[0] for requirement in project["dependencies"]]
+
+
+PACKAGES = (*_own(), "pytest", "hypothesis")
 """For the command itself, and for the tests."""
 DEVICE = {"cuda": ("cupy-cuda13x", "cupy"), "opencl": ("pyopencl", "pyopencl")}
 """For kinds of device: what pip installs, and the module."""
