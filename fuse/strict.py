@@ -35,8 +35,8 @@ def strict_pass(libraries: Sequence[Library], decisions: Sequence[Decision]) -> 
     """
 
     def run(mod: IRModule, context: PassContext) -> IRModule:
-        problems = misplaced(mod, libraries)
-        named = {decision.library for decision in _left(mod, libraries)}
+        left = _left(mod, libraries)
+        problems, named = misplaced(left), {decision.library for decision in left}
         for library in libraries:
             if library.name not in named and (reason := why_unused(library, decisions)):
                 problems.append(f"library {library.name} takes nothing: {reason}")
@@ -47,13 +47,13 @@ def strict_pass(libraries: Sequence[Library], decisions: Sequence[Decision]) -> 
     return Pass("RequireLibraries", 0, run)
 
 
-def misplaced(mod: IRModule, libraries: Sequence[Library]) -> list[str]:
+def misplaced(left: Sequence[Decision]) -> list[str]:
     """The operators that are left of a partitioned module though rules of the libraries are about them, and why.
 
     Each line has the operator, its types, and each library's reason; equal ones are counted.
     """
     found: dict[int, tuple[Expr, dict[str, Decision]]] = {}
-    for decision in _left(mod, libraries):
+    for decision in left:
         anchor = _anchor(decision)
         _, reasons = found.setdefault(id(anchor), (anchor, {}))
         # Of a rule with a chain of operators behind the first, the shortest match says what hinders the first.
