@@ -5,6 +5,7 @@ Times are milliseconds for one run, sizes are bytes.
 
 import math
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import attrs
@@ -263,7 +264,7 @@ class Report:
     texts: tuple[str, ...]
     notes: tuple[str, ...]
 
-    @property
+    @cached_property
     def runners(self) -> tuple[str, ...]:
         """Who runs groups: fusewire itself first, then libraries in the order they appear."""
         return tuple(dict.fromkeys([GENERATED, *(g.by for t in self.targets for g in t.groups)]))

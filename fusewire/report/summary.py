@@ -16,7 +16,7 @@ class Headline:
         clear: whether the difference is larger than the noise.
         agreement: whether results agree.
         agree: the same as "yes" or "no".
-        cause: which part of the model makes most of the difference; empty where there is no clear one.
+        cause: which part of the model makes more than half of the difference; empty where none does.
     """
 
     speed: str
@@ -119,7 +119,7 @@ def _cause(report: Report, best: TargetReport, worst: TargetReport) -> str:
     a, b = report.targets.index(best), report.targets.index(worst)
     gains = sorted(kinds(report), key=lambda kind: kind.ms[a] - kind.ms[b])
     whole = sum(kind.ms[b] - kind.ms[a] for kind in gains)
-    if not gains or whole <= 0 or gains[0].ms[b] <= gains[0].ms[a]:
+    if whole <= 0 or 2 * (gains[0].ms[b] - gains[0].ms[a]) <= whole:
         return ""
     top = gains[0]
     times = f"{ms(top.ms[b])} in {worst.name}, {ms(top.ms[a])} in {best.name}"

@@ -122,6 +122,8 @@ def test_what_makes_the_difference(report: Report) -> None:
     assert (second.label, second.spread) == ("max_pool2d", 0.4)
     slow = with_times(evolve(report, regions=regions), [(4, 4, 4), (9, 9, 9)])
     assert "3 × (conv2d + add + relu): 9.00 ms in cpu, unfused, 3.00 ms in cpu" in summary.headline(slow).cause
+    even = tuple(evolve(r, ms=(1.0, 3.0), label=f"part {k}") for k, r in enumerate(report.regions))
+    assert summary.headline(evolve(slow, regions=even)).cause == ""  # none makes most of it
 
 
 def test_roofline_where_peaks_are_known(report: Report) -> None:
