@@ -1,25 +1,20 @@
 """`fusewire bisect`: the first group, and the first operator in it, where targets part."""
 
-import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import attrs
 import click
 
 from .. import __version__
-from ..bisection import Bisection, bisect_mismatch
+from ..bisection import bisect_mismatch
 from ..fuse.inline import bind_params, inline, typed
-from ..ir.expr import Function
-from ..ir.module import IRModule
-from ..targets.build import CompiledModule
 from ..targets.target import Target
 from .base import FAILED, Session
 from .compare import TargetsCommand
 from .inputs import input_types, make_inputs
-from .models import BUILD_STEPS, Params, build_model, read_model, with_layout
+from .models import BUILD_STEPS, build_model, read_model, with_layout
 from .options import (
+    TOLERANCE,
     BuildOptions,
     InputOptions,
     build_options,
@@ -27,9 +22,9 @@ from .options import (
     input_options,
     json_option,
     model_argument,
+    targets_option,
     with_cores,
 )
-from .params import TargetType
 
 
 @click.command(
@@ -40,15 +35,10 @@ from .params import TargetType
     ),
 )
 @model_argument
-@click.option(
-    "-t", "--targets", type=TargetType(), multiple=True, required=True, metavar="TARGET...",
-    help="Two targets, or one to compare with NumPy in float64.",
-)  # fmt: skip
+@targets_option("Two targets, or one to compare with NumPy in float64.")
 @cores_option
-@click.option(
-    "--rtol", type=click.FloatRange(min=0), help="Relative tolerance of a group.  [default: 1e-4 for float32]"
-)
-@click.option("--atol", type=click.FloatRange(min=0), help="Absolute tolerance of a group.  [default: by its values]")
+@click.option("--rtol", type=TOLERANCE, help="Relative tolerance of a group.  [default: 1e-4 for float32]")
+@click.option("--atol", type=TOLERANCE, help="Absolute tolerance of a group.  [default: by its values]")
 @click.option(
     "--reproducer", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
     help="Write a script and its data there that show the difference.",
@@ -75,8 +65,6 @@ def bisect_command(
     there, so that errors do not add up and a group that differs is guilty itself; its operators are then added one by
     one. The exit status is 1 where a difference was found.
     """
-    if any(value is not None and not math.isfinite(value) for value in (rtol, atol)):
-        raise click.BadParameter("expected finite numbers", param_hint="'--rtol', '--atol'")
     if len(targets) > 2:
         raise click.BadParameter(f"takes one target or two, got {len(targets)}", param_hint="'--targets'")
     targets = tuple(with_cores(target, num_cores) for target in targets)
@@ -86,7 +74,9 @@ def bisect_command(
         libraries = [build_model(mod, params, attrs.evolve(build, target=target), step) for target in targets]
         inputs = make_inputs(input_types(libraries[0]), feed)
         step("compare groups")
-        found = _bisect(libraries, inputs, rtol, atol, _graph(with_layout(mod, build), params))
+        second = libraries[1] if len(libraries) == 2 else None
+        graph = typed(bind_params(inline(with_layout(mod, build)), params))  # before all passes, with its weights
+        found = bisect_mismatch(libraries[0], second, inputs, rtol=rtol, atol=atol, reference=graph)
     scripts = found.write_reproducer(reproducer) if reproducer is not None else []
     if as_json:
         about = {"model": str(model), **found.to_dict(), "reproducers": [str(s) for s in scripts]}
@@ -96,19 +86,3 @@ def bisect_command(
         for script in scripts:
             session.line(f"\nreproducer: python {script}")
     return 0 if found.agree else FAILED
-
-
-def _bisect(
-    libraries: list[CompiledModule],
-    inputs: Mapping[str, Any],
-    rtol: float | None,
-    atol: float | None,
-    graph: Function,
-) -> Bisection:
-    second = libraries[1] if len(libraries) == 2 else None
-    return bisect_mismatch(libraries[0], second, inputs, rtol=rtol, atol=atol, reference=graph)
-
-
-def _graph(mod: IRModule, params: Params) -> Function:
-    """The model before all passes, with its weights."""
-    return typed(bind_params(inline(mod), params))

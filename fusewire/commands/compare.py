@@ -1,7 +1,6 @@
 """`fusewire compare`: whether targets agree, which is faster, and where the difference comes from."""
 
 import datetime
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from .files import why_not_writable, written
 from .inputs import input_types, make_inputs
 from .models import BUILD_STEPS, SUFFIX, Params, Step, build_model, read_model, start
 from .options import (
+    TOLERANCE,
     BuildOptions,
     InputOptions,
     build_options,
@@ -38,10 +38,10 @@ from .options import (
     input_options,
     json_option,
     model_argument,
+    targets_option,
     timing_options,
     with_cores,
 )
-from .params import TargetType
 
 Array = npt.NDArray[Any]
 
@@ -139,13 +139,10 @@ class Paths:
     ),
 )
 @model_argument
-@click.option(
-    "-t", "--targets", type=TargetType(), multiple=True, required=True, metavar="TARGET...",
-    help="Two or more targets; the first is the reference.",
-)  # fmt: skip
+@targets_option("Two or more targets; the first is the reference.")
 @cores_option
-@click.option("--rtol", type=click.FloatRange(min=0), default=1e-3, show_default=True, help="Relative tolerance.")
-@click.option("--atol", type=click.FloatRange(min=0), default=1e-5, show_default=True, help="Absolute tolerance.")
+@click.option("--rtol", type=TOLERANCE, default=1e-3, show_default=True, help="Relative tolerance.")
+@click.option("--atol", type=TOLERANCE, default=1e-5, show_default=True, help="Absolute tolerance.")
 @timing_options(repeat=10, number=1)
 @click.option(
     "--report",
@@ -185,8 +182,6 @@ def compare_command(
     floating numbers. The targets take turns when times are taken. With --report, --json holds the data of the report
     too.
     """
-    if not math.isfinite(rtol) or not math.isfinite(atol):
-        raise click.BadParameter("expected finite numbers", param_hint="'--rtol', '--atol'")
     if len(targets) < 2:
         given = ", ".join(f"'{shown(target)}'" for target in targets)
         raise click.BadParameter(f"needs two targets or more, got {given} alone", param_hint="'--targets'")

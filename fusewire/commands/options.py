@@ -1,6 +1,7 @@
 """Options that several commands have."""
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,20 @@ COUNT = click.IntRange(min=1, max=1_000_000)
 CORES = click.IntRange(min=1, max=4096)
 
 
+class _Finite(click.FloatRange):
+    """A range of numbers that ends before infinity."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number; a usage error where it is none of the range."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"expected a finite number, got {value}", param, ctx)
+        return number
+
+
+TOLERANCE = _Finite(min=0)
+
+
 def model_argument(function: Callable[..., Any]) -> Callable[..., Any]:
     """The argument MODEL."""
     return click.argument("model", type=MODEL)(function)
@@ -76,6 +91,13 @@ def model_argument(function: Callable[..., Any]) -> Callable[..., Any]:
 def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """The flag --json."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on stdout.")(function)
+
+
+def targets_option(text: str) -> Decorator:
+    """The option --targets, whose values a `TargetsCommand` takes one by one or in a row."""
+    return click.option(
+        "-t", "--targets", type=TargetType(), multiple=True, required=True, metavar="TARGET...", help=text
+    )
 
 
 def cores_option(function: Callable[..., Any]) -> Callable[..., Any]:
