@@ -17,7 +17,7 @@ from ..commands.differences import Difference, difference
 from ..fuse.evaluate import evaluate
 from ..fuse.inline import inline, typed
 from ..ir.errors import FusewireError
-from ..ir.expr import Call, Expr, Function, Tuple
+from ..ir.expr import Call, Expr, Function
 from ..ir.module import IRModule
 from ..ops.spec import OpSpec
 from ..targets.build import CompiledModule
@@ -27,7 +27,19 @@ from ..targets.explain import operators
 from ..targets.libraries import find_library
 from ..targets.program import KernelStep, LibraryStep, as_group
 from .alone import How, run_alone
-from .groups import calls_of, interpret, meaning, operands, over_tensors, prefix, rounded, run_step, sensitivity, single
+from .groups import (
+    calls_of,
+    interpret,
+    leaves,
+    meaning,
+    operands,
+    over_tensors,
+    prefix,
+    rounded,
+    run_step,
+    sensitivity,
+    single,
+)
 from .result import Bisection, Mismatch, Probe, Tolerance, largest
 
 Array = npt.NDArray[Any]
@@ -110,12 +122,7 @@ def _graph(reference: IRModule | Expr, inputs: Mapping[str, Any], lib: CompiledM
     main = typed(inline(mod))
     if missing := [p.name_hint for p in main.params if p.name_hint not in inputs]:
         raise FusewireError(f"the reference needs {', '.join(missing)}; bind parameters that are constants")
-    values = evaluate(Function(main.params, Tuple([main.body])), inputs)
-    return rounded(_flat(values), lib.program.function.body.checked_type)
-
-
-def _flat(value: Any) -> list[Array]:
-    return [leaf for v in value for leaf in _flat(v)] if isinstance(value, list | tuple) else [value]
+    return rounded(leaves(evaluate(main, inputs)), lib.program.function.body.checked_type)
 
 
 def _differences(got: Sequence[Array], expected: Sequence[Array], tolerance: Tolerance) -> list[Difference]:
@@ -383,9 +390,9 @@ def _how(lib: CompiledModule, step: KernelStep | LibraryStep) -> How:
         name = str(step.function.attrs["Compiler"])
         library = find_library(name)  # that of a build with -libs=auto refuses what was not measured
         rule = runnable.report.rule(step).implementation(kind)
-        return How(kind, lib.runnable.code.isa, lib.threads, rule, {}, library)
-    compiled = lib.runnable.code.of(step)
+        return How(kind, runnable.code.isa, lib.threads, rule, {}, library)
+    compiled = runnable.code.of(step)
     config = next(
         (c.config for c in compiled.candidates if c.name == compiled.implementation and c.refusal is None), {}
     )
-    return How(kind, lib.runnable.code.isa, lib.threads, compiled.implementation, config)
+    return How(kind, runnable.code.isa, lib.threads, compiled.implementation, config)
