@@ -37,8 +37,9 @@ class Rule:
             (`-postops=0`), or any pattern.
         check: given a match, None if the library can do it, else the reason why not, for the user to read.
         implement: makes the executable from a `Region`; called when a module is made, so the library is there.
-        priority: shown beside the generated implementations' (which have up to 10), and decides between rules whose
-            matches at one place are equally long; the higher wins.
+        priority: shown beside the generated implementations' (10 for most, 20 for those that are
+            made for GPUs, where there is one), and decides between rules whose matches at one place are equally long;
+            the higher wins.
         blocked: given the region written for channels in blocks (NCHW16c), None if the library works on them without
             copies, else why not; absent if it never does.
         light: whether the region is no more than what generated code fuses with its neighbours. Such a rule gets

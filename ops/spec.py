@@ -100,8 +100,8 @@ class OpSpec(Op):
         dtypes: element types that the oracle test covers.
         complete_rule: `(attrs, *types or None) -> types`, fills in unknown argument types; None: nothing to fill in.
         tolerance: factor on the oracle test's tolerance.
-        flops: `(attrs, *argument types) -> operations`, where counting them in the lowering (fuse/work.py) would give
-            something else than the definition takes.
+        flops: `(attrs, *argument types) -> operations`, where counting them in the lowering (targets/work.py) would
+            give something else than the definition takes.
 
     """
 

@@ -42,14 +42,14 @@ OPTIONAL = {
 }
 """Packages that some things need: the extra of fusewire that installs each, and the distributions that may hold it."""
 
-UNUSED = {"cupy": ("cupy-cuda13x", "cupy-cuda12x", "cupy-cuda11x", "cupy")}
-"""Packages that later targets will use, and the distributions that may hold them."""
+ONLY_GPUS = {"cupy": ("cupy-cuda13x", "cupy-cuda12x", "cupy-cuda11x", "cupy")}
+"""Packages that nothing misses where there is no such GPU, and the distributions that may hold them."""
 
 SYSTEM = {"clblast": "apt install libclblast1"}
 """Libraries that pip does not bring, and the command that installs them on Debian and Ubuntu."""
 
 GPUS = {"cuda": ("cuda", "libcuda"), "rocm": ("amdhip64", "libamdhip64")}
-"""Kinds of targets that this version generates no code for: how the system's loader calls what they would need."""
+"""Kinds of GPUs: how the system's loader calls the driver that they need, and what people call it."""
 
 
 @frozen
@@ -102,8 +102,8 @@ def versions() -> Iterator[Finding]:
         yield _versioned(name, _version(name), BROKEN, f"pip install {name}")
     for name, (extra, distributions) in OPTIONAL.items():
         yield _versioned(name, _version(*distributions), MISSING, f"pip install 'fusewire[{extra}]'")
-    for name, unused in UNUSED.items():
-        yield _versioned(name, _version(*unused), ABSENT)
+    for name, several in ONLY_GPUS.items():
+        yield _versioned(name, _version(*several), ABSENT)
 
 
 def _versioned(name: str, version: str | None, otherwise: str = BROKEN, fix: str | None = None) -> Finding:
