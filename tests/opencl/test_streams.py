@@ -4,13 +4,12 @@ The cases are those of test_variants.py. Work-items exchange values there by way
 loop IR with shuffles (tests/cuda/test_streams.py).
 """
 
-import numpy as np
 import pytest
 
 from fusewire.targets.implement import Decision
-from tests.opencl.forced import problems, run_as
+from tests.opencl.forced import problems
 from tests.opencl.present import one_device
-from tests.opencl.test_variants import fitting, streams
+from tests.opencl.test_variants import agrees, fitting, streams
 
 CASES = {case.name: case for case in streams()}
 STREAMS = ("rows_once", "columns_once", "reduce_chunks", "maps_turned", "attention_flash")
@@ -38,6 +37,4 @@ def test_streams_agree_with_numpy(target: str, name: str) -> None:
     variants = {e.name.partition(".")[0]: e for e in fitting(problem) if e.name.startswith(STREAMS)}
     assert set(variants) == FITS[name]
     for entry in variants.values():
-        config = next(iter(entry.configs(problem)))
-        (got,) = run_as(lib, Decision(entry.name, config), case.inputs)
-        np.testing.assert_allclose(got, case.expected, rtol=1e-4, atol=2e-5, err_msg=f"{entry.name} {config}")
+        agrees(lib, case, Decision(entry.name, next(iter(entry.configs(problem)))))

@@ -229,6 +229,13 @@ def fitting(problem: Problem) -> list[Implementation]:
     return [e for e in entries(problem) if e.name in VARIANTS and e.check(problem) is None]
 
 
+def agrees(lib: fw.CompiledModule, case: Case, decision: Decision) -> None:
+    """A case built as decided gives what NumPy does."""
+    (got,) = run_as(lib, decision, case.inputs)
+    note = f"{decision.implementation} {decision.config}"
+    np.testing.assert_allclose(got, case.expected, rtol=1e-4, atol=2e-5, err_msg=note)
+
+
 @lru_cache(maxsize=1)
 def chosen() -> dict[str, list[tuple[str, int]]]:
     """For each case which variants run it, and whether with the first or the last of their configs (0, -1).
@@ -259,9 +266,7 @@ def test_variants_agree_with_numpy(target: str, name: str) -> None:
     (problem,) = problems(lib)
     variants = {e.name: list(e.configs(problem)) for e in fitting(problem)}
     for variant, k in chosen()[name]:
-        config = variants[variant][k]
-        (got,) = run_as(lib, Decision(variant, config), case.inputs)
-        np.testing.assert_allclose(got, case.expected, rtol=1e-4, atol=2e-5, err_msg=f"{variant} {config}")
+        agrees(lib, case, Decision(variant, variants[variant][k]))
 
 
 def test_every_variant_has_its_turn() -> None:

@@ -33,6 +33,14 @@ def module_of(lib: fw.CompiledModule) -> fw.GraphModule:
     return fw.GraphModule(lib["default"](fw.cpu()))
 
 
+def network_that_ran() -> tuple[fw.CompiledModule, Array, fw.GraphModule, Array]:
+    """The network, its input, a module of it that has run once, and the result."""
+    lib, x = network()
+    module = module_of(lib)
+    module.run(x=x)
+    return lib, x, module, module.get_output(0).numpy()
+
+
 def in_child(action: Callable[[], bool], seconds: float = 60.0) -> bool:
     """Whether `action` gives true in a forked child, which must end in time."""
 
@@ -82,10 +90,7 @@ class Repeating(threading.Thread):
 class TestFork:
     def test_while_another_thread_runs_the_module(self) -> None:
         """The child has no thread that would give back the lock that is held at that moment."""
-        lib, x = network()
-        module = module_of(lib)
-        module.run(x=x)
-        expected = module.get_output(0).numpy()
+        lib, x, module, expected = network_that_ran()
 
         def run() -> bool:
             module.set_input("x", x)
@@ -99,10 +104,7 @@ class TestFork:
         assert run()
 
     def test_parent_and_child_run_at_the_same_time(self) -> None:
-        lib, x = network()
-        module = module_of(lib)
-        module.run(x=x)
-        expected = module.get_output(0).numpy()
+        _, _, module, expected = network_that_ran()
 
         def run() -> bool:
             for _ in range(50):

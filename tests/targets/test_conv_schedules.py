@@ -140,40 +140,32 @@ def test_winograd_by_phases(
 
 
 @pytest.mark.parametrize(
-    ("data", "weight", "padding"),
+    ("name", "data", "weight", "padding"),
     [
-        ((1, 3, 21, 37), (20, 3, 3, 3), 1),
-        ((2, 4, 9, 16), (6, 4, 3, 5), (0, 2)),
-        ((1, 1, 18, 33), (8, 1, 2, 3), 0),
-        ((1, 3, 20, 40), (5, 3, 3, 3), (2, 0, 1, 3)),
-        ((1, 2, 5, 40), (3, 2, 3, 3), 4),  # whole bands of rows outside of the picture
+        (ROWS, (1, 3, 21, 37), (20, 3, 3, 3), 1),
+        (ROWS, (2, 4, 9, 16), (6, 4, 3, 5), (0, 2)),
+        (ROWS, (1, 1, 18, 33), (8, 1, 2, 3), 0),
+        (ROWS, (1, 3, 20, 40), (5, 3, 3, 3), (2, 0, 1, 3)),
+        (ROWS, (1, 2, 5, 40), (3, 2, 3, 3), 4),  # whole bands of rows outside of the picture
+        (PAIRS, (1, 3, 20, 64), (16, 3, 3, 3), 1),
+        (PAIRS, (2, 3, 21, 49), (20, 3, 3, 3), 1),  # an odd width, and a strip of every size
+        (PAIRS, (1, 2, 9, 54), (7, 2, 3, 3), (0, 2, 1, 1)),  # the last strip begins before the one in front ends
+        (PAIRS, (1, 8, 6, 33), (5, 8, 3, 3), (2, 0, 1, 3)),
+        (PAIRS, (1, 1, 18, 39), (1, 1, 2, 3), 0),
+        (PAIRS, (1, 2, 5, 40), (3, 2, 4, 3), 4),  # whole bands of rows outside of the picture
     ],
 )
 @pytest.mark.parametrize("target", ["cpu -num-cores=2", "cpu -mcpu=x86-64-v3"])
-def test_winograd_by_rows(
-    data: tuple[int, ...], weight: tuple[int, ...], padding: Any, target: str, monkeypatch: pytest.MonkeyPatch
+def test_winograd_in_plain_layouts(
+    name: str,
+    data: tuple[int, ...],
+    weight: tuple[int, ...],
+    padding: Any,
+    target: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    only(monkeypatch, ROWS)
-    assert check(blocked_conv(data, weight, (1, 1), padding=padding), target) == ROWS
-
-
-@pytest.mark.parametrize(
-    ("data", "weight", "padding"),
-    [
-        ((1, 3, 20, 64), (16, 3, 3, 3), 1),
-        ((2, 3, 21, 49), (20, 3, 3, 3), 1),  # an odd width, and a strip of every size
-        ((1, 2, 9, 54), (7, 2, 3, 3), (0, 2, 1, 1)),  # the last strip begins before the one in front ends
-        ((1, 8, 6, 33), (5, 8, 3, 3), (2, 0, 1, 3)),
-        ((1, 1, 18, 39), (1, 1, 2, 3), 0),
-        ((1, 2, 5, 40), (3, 2, 4, 3), 4),  # whole bands of rows outside of the picture
-    ],
-)
-@pytest.mark.parametrize("target", ["cpu -num-cores=2", "cpu -mcpu=x86-64-v3"])
-def test_winograd_by_pairs(
-    data: tuple[int, ...], weight: tuple[int, ...], padding: Any, target: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    only(monkeypatch, PAIRS)
-    assert check(blocked_conv(data, weight, (1, 1), padding=padding), target) == PAIRS
+    only(monkeypatch, name)
+    assert check(blocked_conv(data, weight, (1, 1), padding=padding), target) == name
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
