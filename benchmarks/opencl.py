@@ -26,7 +26,7 @@ from tabulate import tabulate
 
 import fusewire as fw
 from fusewire.targets.backends import backend_of
-from fusewire.targets.build import CompiledModule
+from fusewire.targets.compiled import CompiledModule
 from fusewire.targets.explain import Choice
 from fusewire.targets.implement import Decision
 from fusewire.targets.launched.engine import LaunchEngine

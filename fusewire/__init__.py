@@ -45,7 +45,8 @@ from .ops import image, nn
 from .targets import device as nd
 from .targets import target
 from .targets.artifact.read import load
-from .targets.build import CompiledModule, build
+from .targets.build import build
+from .targets.compiled import CompiledModule
 from .targets.device import Device, NDArray, cpu, device
 from .targets.executor import GraphModule
 from .targets.libraries import register_library

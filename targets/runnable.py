@@ -7,7 +7,7 @@ from attrs import frozen
 from ..fuse.library import Executable, Region
 from .code import Code
 from .device import Device
-from .explain import Report
+from .explain import Choice, Report
 from .librarycall import prepared
 from .memory import Arena
 from .program import BranchStep, CopyStep, KernelStep, LibraryStep, Program, Step
@@ -33,6 +33,11 @@ class Runnable:
         known = {k: self.program.constants[s] for k, s in enumerate(step.inputs) if s in self.program.constants}
         region = Region(step.function, known, self.threads, queue, self.report.precision)
         return prepared(self.report.rule(step), region, step.name)
+
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        """Who runs each step, and why."""
+        return tuple(self.report.choice(step, self.code) for step in self.program.leaf_steps())
 
     def label(self, step: Step) -> tuple[str, str]:
         """A step's name, and who runs it."""

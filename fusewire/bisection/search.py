@@ -20,7 +20,7 @@ from ..ir.errors import FusewireError
 from ..ir.expr import Call, Expr, Function
 from ..ir.module import IRModule
 from ..ops.spec import OpSpec
-from ..targets.build import CompiledModule
+from ..targets.compiled import CompiledModule
 from ..targets.device import device
 from ..targets.executor import GraphModule
 from ..targets.explain import operators

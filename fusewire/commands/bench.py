@@ -7,7 +7,7 @@ import click
 import numpy as np
 
 from .. import __version__
-from ..targets.build import CompiledModule
+from ..targets.compiled import CompiledModule
 from ..targets.device import device as find_device
 from ..targets.peaks import known_peaks
 from ..targets.work import flops_of_program

@@ -18,7 +18,7 @@ from ..report.collect import Measured, collect
 from ..report.data import Report, Settings, plain
 from ..report.figures import require_matplotlib, save_figures
 from ..report.page import page, require_jinja
-from ..targets.build import CompiledModule
+from ..targets.compiled import CompiledModule
 from ..targets.cpuinfo import cpu_features
 from ..targets.device import device as find_device
 from ..targets.executor import GraphModule

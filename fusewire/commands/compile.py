@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from ..ir.errors import FusewireError
-from ..targets.build import CompiledModule
+from ..targets.compiled import CompiledModule
 from .base import Command, Session, shown
 from .files import why_not_writable, written
 from .models import BUILD_STEPS, SUFFIX, build_model, read_model

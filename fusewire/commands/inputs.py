@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ..ir.errors import FusewireError
 from ..ir.types import TensorType, TupleType, Type, numpy_dtype
-from ..targets.build import CompiledModule
+from ..targets.compiled import CompiledModule
 from .images import read_image
 from .options import InputOptions
 

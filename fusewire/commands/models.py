@@ -19,7 +19,8 @@ from ..ir.errors import FusewireError, RuntimeInputError
 from ..ir.module import IRModule
 from ..ir.types import TensorType
 from ..targets.artifact.read import load
-from ..targets.build import CompiledModule, build
+from ..targets.build import build
+from ..targets.compiled import CompiledModule
 from ..targets.device import Device
 from ..targets.executor import GraphModule
 from .base import interrupts_held

@@ -10,7 +10,7 @@ from attrs import define, field, frozen
 
 from ..ir.errors import FusewireError
 from ..ir.module import IRModule
-from ..targets.build import CompiledModule
+from ..targets.compiled import CompiledModule
 from ..targets.executor import GraphModule
 from ..targets.explain import Choice
 from ..targets.program import BranchStep, CopyStep, KernelStep, LibraryStep, Program, Step, flatten

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from ..targets.build import CompiledModule
+from ..targets.compiled import CompiledModule
 from ..targets.peaks import known_peaks, second_look
 from ..targets.timing import Profile, profiled
 from ..targets.work import work_of_step

@@ -25,7 +25,8 @@ from ...ir.errors import ArtifactError, FusewireError, TypeInferenceError
 from ...ir.expr import Function
 from ...ir.types import TensorType, numpy_dtype
 from ..backends import BACKENDS, backend_of
-from ..build import CompiledModule, make_runnable, params_of, threads_for
+from ..build import make_runnable, threads_for
+from ..compiled import CompiledModule, params_of
 from ..cpu import CpuCode
 from ..cpuinfo import cpu_features, isa_for, usable_cores
 from ..program import KernelStep, LibraryStep, Program, make_program

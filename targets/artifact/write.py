@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from functools import cache
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 import numpy as np
@@ -16,8 +16,12 @@ import numpy.typing as npt
 from attrs import define, field
 
 from ...ir.errors import ArtifactError, CompileError
+from ...ir.module import IRModule
+from ..code import Code
 from ..cpu import CpuCode, Objects
 from ..cpuinfo import cpu_features
+from ..runnable import Runnable
+from ..target import Target
 from .container import write_archive
 from .convert import unstructurer
 from .manifest import (
@@ -35,9 +39,6 @@ from .manifest import (
 )
 from .text import module_to_text
 
-if TYPE_CHECKING:
-    from ..build import CompiledModule
-
 SUFFIX = {"c": "c"}
 """How sources are called, by their folder."""
 
@@ -50,7 +51,14 @@ def fusewire_version() -> str:
     return metadata.version("fusewire")
 
 
-def save(lib: "CompiledModule", path: str | os.PathLike[str]) -> None:
+def save(
+    lib: Runnable,
+    target: Target,
+    name: str,
+    ir_mod: IRModule,
+    fused_mod: IRModule,
+    path: str | os.PathLike[str],
+) -> None:
     """Write a compiled module to a file; see `CompiledModule.save`.
 
     Raises:
@@ -64,7 +72,10 @@ def save(lib: "CompiledModule", path: str | os.PathLike[str]) -> None:
         raise ArtifactError(f"expected the path of a file, got {path!r}") from None
     packer = _Packer()
     converter = unstructurer(packer)
-    module = converter.unstructure(_stored(lib))
+    before, after = module_to_text(ir_mod), module_to_text(fused_mod)
+    code = _code(lib.code, target)
+    stored = Stored(name, str(target), lib.threads, lib.program, code, lib.arena, lib.choices, before, after)
+    module = converter.unstructure(stored)
     facts = FORMAT, VERSION, fusewire_version(), sys.byteorder
     manifest = Manifest(*facts, packer.hashes, tuple(packer.tensors), module)
     text = json.dumps(converter.unstructure(manifest), separators=(",", ":")).encode()
@@ -75,23 +86,21 @@ def save(lib: "CompiledModule", path: str | os.PathLike[str]) -> None:
     write_archive(path, members, aligned=WEIGHTS)
 
 
-def _stored(lib: "CompiledModule") -> Stored:
-    code = lib.runnable.code
+def _code(code: Code, target: Target) -> SavedCode:
+    """The code as it is kept; that for cpu with what the compiler made of it."""
     if not isinstance(code, SavedCode):
-        raise ArtifactError(f"a module for target '{lib.target}' cannot be saved")
+        raise ArtifactError(f"a module for target '{target}' cannot be saved")
     if isinstance(code, CpuCode) and code.files:
-        code = attrs.evolve(code, objects=_objects(lib))
-    before, after = module_to_text(lib.ir_mod), module_to_text(lib.fused_mod)
-    choices = lib.explain().choices
-    return Stored(lib.name, str(lib.target), lib.threads, lib.program, code, lib.arena, choices, before, after)
+        return attrs.evolve(code, objects=_objects(code))
+    return code
 
 
-def _objects(lib: "CompiledModule") -> Objects | None:
+def _objects(code: CpuCode) -> Objects | None:
     """The compiled code; None where this machine can neither run nor compile it."""
     try:
-        return lib.code.compiled()
+        return code.compiled()
     except CompileError as error:
-        if not cpu_features().missing(lib.code.isa):
+        if not cpu_features().missing(code.isa):
             raise
         reason = str(error).partition("\n")[0]
         _log.warning("saved without compiled code, to be compiled where it is loaded: %s", reason)

@@ -17,7 +17,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,7 @@ from ...fuse.matcher import Match
 from ...ir.errors import FusewireError, TargetError
 from ...ir.expr import Expr, Function
 from ...ir.types import numpy_dtype, tensors_of
+from ..compiled import CompiledModule
 from ..cpuinfo import cpu_features
 from ..executor import GraphModule
 from ..explain import operators
@@ -42,15 +43,12 @@ from .bench import fill, fill_inputs, mismatch
 from .boundaries import Observed, cells_of, common, observe
 from .store import Key, Timing, TuningStore
 
-if TYPE_CHECKING:
-    from ..build import CompiledModule
-
 _log = logging.getLogger("fusewire")
 Array: TypeAlias = npt.NDArray[Any]
 Answer: TypeAlias = Callable[[Rule, Function], str | None]
 """Why a rule may not take a region, or None."""
 
-Assemble: TypeAlias = Callable[[Sequence[Library]], "CompiledModule"]
+Assemble: TypeAlias = Callable[[Sequence[Library]], CompiledModule]
 """Builds the network with libraries."""
 
 GENERATED = "generated"
@@ -89,7 +87,7 @@ def gated(library: Library, answer: Answer) -> Library:
     return evolve(library, rules=[gate(rule) for rule in library.rules])
 
 
-def build_auto(target: Target, threads: int, store: TuningStore, assemble: Assemble) -> "CompiledModule":
+def build_auto(target: Target, threads: int, store: TuningStore, assemble: Assemble) -> CompiledModule:
     """A network for a target with `-libs=auto`: every library takes what was measured to be faster with it.
 
     Args:
@@ -123,7 +121,7 @@ def _settled(
     threads: int,
     store: TuningStore,
     assemble: Assemble,
-) -> "CompiledModule":
+) -> CompiledModule:
     """The network after its measurement.
 
     Regions that no variant had, because others took their place there, are refused for good: what was never measured is
@@ -183,7 +181,7 @@ class _Variant:
     """
 
     name: str
-    lib: "CompiledModule"
+    lib: CompiledModule
     regions: dict[int, tuple[Key, Rule]]
     whole: float = float("inf")
     steps: list[Observed] = field(factory=list)

@@ -6,17 +6,15 @@ tensors that agree in all of them to four digits are the same tensor, or as good
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from attrs import evolve, frozen
 
+from ..compiled import CompiledModule
 from ..executor import GraphModule
 from ..program import CopyStep, KernelStep, LibraryStep, Step
-
-if TYPE_CHECKING:
-    from ..build import CompiledModule
 
 Signature: TypeAlias = tuple[float, ...]
 CLOSE = 2e-3
@@ -54,7 +52,7 @@ def alike(one: Signature, other: Signature) -> bool:
     return all(abs(a - b) <= CLOSE * scale for a, b in zip(one[1:], other[1:], strict=True))
 
 
-def observe(lib: "CompiledModule", inputs: Mapping[str, Any]) -> list[Observed]:
+def observe(lib: CompiledModule, inputs: Mapping[str, Any]) -> list[Observed]:
     """Run a network step by step, several times."""
     module = GraphModule(lib["default"](lib.target.kind))
     module.run(**inputs)

@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from attrs import frozen
 
@@ -16,6 +15,7 @@ from ...ir.expr import Call, Function
 from ...ir.hashing import structural_hash
 from ...ir.types import TensorType, Type, tensors_of
 from ...ir.visitor import post_order
+from ..compiled import CompiledModule
 from ..cpuinfo import Isa, cpu_features
 from ..explain import operators
 from ..generate import Decide
@@ -26,9 +26,6 @@ from ..program import KernelStep
 from ..target import Target
 from ..toolchain import find_compiler
 from .store import Key, TuningStore, decision_line
-
-if TYPE_CHECKING:
-    from ..build import CompiledModule
 
 _log = logging.getLogger("fusewire")
 
@@ -140,7 +137,7 @@ def several(problem: Problem) -> bool:
     return len(fitting) > 1 or len(list(islice(entry.entry.configs(problem), 2))) > 1
 
 
-def freeze(lib: "CompiledModule", asked: Mapping[Key, Decision | None], path: Path) -> int:
+def freeze(lib: CompiledModule, asked: Mapping[Key, Decision | None], path: Path) -> int:
     """Write what a build decided as a file of decisions, one JSON object a line, in order of their keys.
 
     Args:

@@ -13,7 +13,8 @@ from tabulate import tabulate
 from ...ir.errors import FusewireError
 from ...ir.expr import Expr
 from ...ir.module import IRModule
-from ..build import CompiledModule, build
+from ..build import build
+from ..compiled import CompiledModule
 from ..device import Device
 from ..executor import GraphModule
 from ..implement import Decision

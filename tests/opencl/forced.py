@@ -9,7 +9,7 @@ from attrs import evolve
 
 import fusewire as fw
 from fusewire.targets.backends import backend_of
-from fusewire.targets.build import CompiledModule
+from fusewire.targets.compiled import CompiledModule
 from fusewire.targets.executor import GraphModule
 from fusewire.targets.implement import Decision, entries
 from fusewire.targets.lower import Problem, make_problem

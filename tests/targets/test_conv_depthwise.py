@@ -12,7 +12,7 @@ from fusewire.fuse.graph import tensor_type
 from fusewire.ir.loops import Alloc, For, Kernel
 from fusewire.ops.layout import Layout
 from fusewire.targets import implement
-from fusewire.targets.build import CompiledModule
+from fusewire.targets.compiled import CompiledModule
 from fusewire.targets.lower import Problem
 from fusewire.targets.schedules.space import Config
 from fusewire.targets.schedules.tiles import Packed

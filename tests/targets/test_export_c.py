@@ -20,7 +20,7 @@ import pytest
 import fusewire as fw
 from fusewire.ir.types import numpy_dtype
 from fusewire.targets.artifact.read import load
-from fusewire.targets.build import CompiledModule
+from fusewire.targets.compiled import CompiledModule
 from fusewire.targets.cpuinfo import cpu_features
 from fusewire.targets.export.driver import Weights
 from fusewire.targets.export.interface import c_name, c_string
