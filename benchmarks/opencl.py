@@ -298,7 +298,12 @@ def main(
             found = fw.tune(mod, target, params, level=level)
         rows.append(measured(name, path, target, rounds, peers.split(",")))
         if level != "none":
-            rows[-1]["tuned"] = {"level": level, "before": found.before, "after": found.after, "kept": found.kept}
+            rows[-1]["tuned"] = {
+                "level": level,
+                "before": found.before,
+                "after": found.after,
+                "withdrawn": found.withdrawn,
+            }
     for engine, reason in {e: r for row in rows for e, r in row["left_out"].items()}.items():
         click.echo(f"{engine} left out: {reason}", err=True)
     click.echo(f"{table(rows, 'simple')}\n\n{verdicts(rows, 'simple')}")

@@ -77,8 +77,8 @@ def tune_command(
     session.table(["group", "steps", "tried", "before (us)", "after (us)", "chosen"], rows)
     session.line(f"{model}, target '{shown(result.lib.target)}', {result.lib.threads} threads")
     session.line(f"{result.before * 1e3:.3f} ms before, {result.after * 1e3:.3f} ms after; {result.seconds:.1f} s")
-    if not result.kept:
-        session.line("The whole was not faster with the new decisions: they were withdrawn.")
+    if verdict := result.verdict():
+        session.line(verdict)
     session.line(f"records: {records}" if records.exists() else "nothing was recorded")
 
 
@@ -99,6 +99,7 @@ def _report(model: Path, result: TuneResult, level: str, records: Path) -> dict[
             "steps": list(group.steps),
             "tried": [asdict(timing) for timing in group.outcome.timings] if group.outcome else [],
             "chosen": asdict(group.outcome.best) if group.outcome else None,
+            "withdrawn": group.withdrawn,
         }
         for group in result.groups
     ]
@@ -109,7 +110,7 @@ def _report(model: Path, result: TuneResult, level: str, records: Path) -> dict[
         "level": level,
         "before_ms": result.before * 1e3,
         "after_ms": result.after * 1e3,
-        "kept": result.kept,
+        "withdrawn": result.withdrawn,
         "seconds": result.seconds,
         "records": str(records),
         "groups": groups,

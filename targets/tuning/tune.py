@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,15 @@ from ...ir.expr import Expr
 from ...ir.module import IRModule
 from ..build import build
 from ..compiled import CompiledModule
-from ..device import Device
-from ..executor import GraphModule
 from ..implement import Decision
 from ..lower import make_problem
 from ..opencl.devices import find
-from ..program import KernelStep, LibraryStep, Step
+from ..program import KernelStep
 from ..target import Target
-from .bench import Benches, MakeBench, constants_of, fill_inputs, options_of, tunable
+from .bench import Benches, MakeBench, constants_of, options_of, tunable
 from .cpu import cpu_benches
 from .decide import freeze, place_of
+from .judge import Modules, judge, step_times
 from .opencl import opencl_benches
 from .search import BUDGETS, Bench, Option, Outcome, search
 from .store import LEVELS, LOCKFILE, Key, Timing, TuningStore, open_store
@@ -37,8 +36,6 @@ BENCHES: Mapping[str, Benches] = {"cpu": cpu_benches, "opencl": opencl_benches}
 Progress = Callable[[str, int, int], None]
 """Told what is being tuned, how many groups are done, and how many there are."""
 
-ROUNDS = 20
-"""Runs of the whole network before and after, in turns."""
 WALKS = 5
 """Runs of the network, step by step, that tell what each group costs."""
 SMALL = 0.002
@@ -57,19 +54,21 @@ class TunedGroup:
         steps: the names of the steps that compute it.
         outcome: what the search found; None: an earlier search had decided.
         decision: what is decided now, if anything.
+        withdrawn: whether this is the first guess after all, for the whole network was not faster with what was found.
     """
 
     key: Key
     steps: tuple[str, ...]
     outcome: Outcome | None
     decision: Decision | None = None
+    withdrawn: bool = False
 
     def row(self) -> list[str]:
         """First step, number of steps, candidates tried, microseconds before and after, and what is decided now."""
         chosen = "the first guess"
         if self.decision is not None:
             numbers = (f"{name}={value}" for name, value in self.decision.config.items())
-            chosen = " ".join([self.decision.implementation, *numbers])
+            chosen = " ".join([self.decision.implementation, *numbers, *["(withdrawn)"] * self.withdrawn])
         found = self.outcome
         if found is None:
             return [self.steps[0], str(len(self.steps)), "0", "", "", chosen]
@@ -85,7 +84,6 @@ class TuneResult:
         lib: the module as it is built with the decisions.
         groups: the groups that had anything to choose, the most expensive first.
         before, after: seconds of the whole network untuned and tuned, fastest runs of alternating rounds.
-        kept: whether the decisions of this search stand; they are withdrawn where the whole is not faster with them.
         seconds: how long the search took.
     """
 
@@ -93,15 +91,24 @@ class TuneResult:
     groups: tuple[TunedGroup, ...]
     before: float
     after: float
-    kept: bool
     seconds: float
+
+    @property
+    def withdrawn(self) -> int:
+        """How many groups are decided for their first guesses after all (see judge.py)."""
+        return sum(group.withdrawn for group in self.groups)
+
+    def verdict(self) -> str:
+        """What was withdrawn, in words; empty: nothing."""
+        if not self.withdrawn:
+            return ""
+        return f"The whole was not faster with the new decisions for {self.withdrawn} groups: they were withdrawn."
 
     def __str__(self) -> str:
         rows = [group.row() for group in self.groups]
         head = ["group", "steps", "tried", "before (us)", "after (us)", "chosen"]
-        verdict = "" if self.kept else "\nThe whole was not faster with the new decisions: they were withdrawn."
-        whole = f"whole network: {self.before * 1e3:.3f} ms before, {self.after * 1e3:.3f} ms after{verdict}"
-        return f"{tabulate(rows, head, disable_numparse=True)}\n\n{whole}"
+        whole = f"whole network: {self.before * 1e3:.3f} ms before, {self.after * 1e3:.3f} ms after"
+        return f"{tabulate(rows, head, disable_numparse=True)}\n\n{whole}\n{self.verdict()}".rstrip()
 
 
 def tune(
@@ -146,22 +153,18 @@ def tune(
     store = open_store(records)
     most, longest = budget.trials if trials is None else trials, budget.seconds if seconds is None else seconds
     tuner = _Tuner(store, level, most, longest, _covered(most, longest))
-    build_with = {"target": target, "params": params, "shape": shape}
     start = time.monotonic()
-    before = build(mod, records=store, **build_with)  # type: ignore[arg-type]
-    with BENCHES[where.kind](before.runnable, number) as make_bench:
+
+    def built(store: TuningStore) -> CompiledModule:
+        return build(mod, target, params, shape, records=store)
+
+    with BENCHES[where.kind]((before := built(store)).runnable, number) as make_bench:
         groups = tuner.run(before, make_bench, progress)
-    lib = build(mod, records=store, **build_with)  # type: ignore[arg-type]
-    plain = build(mod, records=TuningStore(), **build_with)  # type: ignore[arg-type]
-    times = compare(plain, lib)
-    if plain.runnable.code.files == lib.runnable.code.files:
-        times = (min(times), min(times))
-    kept = not tuner.fresh or times[1] <= times[0]
-    if not kept:
-        tuner.withdraw()
-        lib, times = build(mod, records=store, **build_with), (times[0], times[0])  # type: ignore[arg-type]
-    groups = [evolve(group, decision=store.decision(group.key)) for group in groups]
-    return TuneResult(lib, tuple(groups), *times, kept, time.monotonic() - start)
+    keys = {name: group.key for group in groups for name in group.steps}
+    scales = Modules(built(TuningStore()), lambda: built(store), keys)
+    verdict = judge(tuner.fresh, scales, tuner.withdraw)
+    groups = [evolve(g, decision=store.decision(g.key), withdrawn=g.key in verdict.fallen) for g in groups]
+    return TuneResult(scales.tuned, tuple(groups), verdict.before, verdict.after, time.monotonic() - start)
 
 
 def lock(
@@ -206,21 +209,6 @@ def _at_least(given: float | None, full: float | None) -> bool:
     return given is None or (full is not None and given >= full)
 
 
-def compare(one: CompiledModule, other: CompiledModule) -> tuple[float, float]:
-    """The fastest runs of two modules in alternating rounds, on the same random inputs."""
-    modules = [GraphModule(lib["default"](Device(lib.target.kind))) for lib in (one, other)]
-    inputs = fill_inputs(one.program)
-    for module in modules:
-        module.run(**inputs)
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(ROUNDS):
-        for module, taken in zip(modules, times, strict=True):
-            start = time.perf_counter()
-            module.run()
-            taken.append(time.perf_counter() - start)
-    return min(times[0]), min(times[1])
-
-
 @define
 class _Group:
     key: Key
@@ -237,8 +225,8 @@ class _Tuner:
     seconds: float | None
     recorded: str
     """The level that decisions are recorded with."""
-    fresh: list[tuple[Key, Option]] = field(factory=list)
-    """Groups that this search decided against the first guess, and that guess."""
+    fresh: dict[Key, Option] = field(factory=dict)
+    """Groups that this search decided against the first guess, with that guess."""
 
     def run(self, lib: CompiledModule, make_bench: MakeBench, progress: Progress) -> list[TunedGroup]:
         """Search all groups, the most expensive first."""
@@ -277,12 +265,13 @@ class _Tuner:
         self.store.decide(group.key, outcome.best.implementation, outcome.best.config, self.recorded)
         first = group.bench.options[0]
         if outcome.best != first:
-            self.fresh.append((group.key, first))
+            self.fresh[group.key] = first
         return outcome
 
-    def withdraw(self) -> None:
+    def withdraw(self, keys: Collection[Key]) -> None:
         """Decide for the first guesses after all."""
-        for key, first in self.fresh:
+        for key in keys:
+            first = self.fresh[key]
             self.store.decide(key, first.implementation, first.config, self.recorded)
 
     def groups(self, lib: CompiledModule, make_bench: MakeBench) -> list[_Group]:
@@ -311,16 +300,7 @@ class _Tuner:
 
 
 def _profile(lib: CompiledModule) -> dict[str, float]:
-    """The share of each step in the time of a run; the fastest of several, for a busy machine holds up some."""
-    module = GraphModule(lib["default"](Device(lib.target.kind)))
-    module.run(**fill_inputs(lib.program))
-    fastest: dict[str, float] = {}
-
-    def look(step: Step, seconds: float) -> None:
-        if isinstance(step, KernelStep | LibraryStep):
-            fastest[step.name] = min(seconds, fastest.get(step.name, seconds))
-
-    for _ in range(WALKS):
-        module.walk(look)
+    """The share of each step in the time of a run."""
+    (fastest,) = step_times([lib], WALKS)
     whole = sum(fastest.values()) or 1.0
     return {name: seconds / whole for name, seconds in fastest.items()}

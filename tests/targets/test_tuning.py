@@ -10,7 +10,7 @@ import pytest
 import fusewire as fw
 from fusewire.targets.lower import make_problem
 from fusewire.targets.program import KernelStep
-from fusewire.targets.tuning import decide
+from fusewire.targets.tuning import decide, judge
 from fusewire.targets.tuning import tune as tuning
 from fusewire.targets.tuning.bench import constants_of, mismatch, options_of
 from fusewire.targets.tuning.cpu import CpuBench, cpu_benches
@@ -39,7 +39,7 @@ def test_tuning(tmp_path: Path) -> None:
     assert len(found.groups) == 2 and {len(group.steps) for group in found.groups} == {1, 2}
     assert calls[0][1:] == (0, 2) and calls[-1] == ("", 2, 2)
     assert all(g.outcome and 2 <= len(g.outcome.timings) <= 7 for g in found.groups)
-    assert not found.kept or found.after <= found.before
+    assert found.after <= found.before
     records = [json.loads(line) for line in path.read_text().splitlines()]
     assert {r["record"] for r in records} == {"timing", "decision"} and len(TuningStore(path)) == 2
     x = np.random.default_rng(0).normal(size=(1, 16, 12, 12)).astype(np.float32)
@@ -129,10 +129,10 @@ def test_mismatch(got: Array, expected: Array, problem: str | None) -> None:
 
 def test_withdrawn_where_the_whole_is_slower(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     mod, params = network()
-    monkeypatch.setattr(tuning, "compare", lambda one, other: (1.0, 2.0))
+    monkeypatch.setattr(judge, "compare", lambda one, other: (1.0, 2.0))
     monkeypatch.setattr(tuning, "search", _last)
     found = fw.tune(mod, TARGET, params, level="heavy", trials=2, records=tmp_path / "r.jsonl")
-    assert not found.kept and found.after == found.before and "withdrawn" in str(found)
+    assert found.withdrawn == 2 and found.after == found.before and "withdrawn" in str(found)
     plain = fw.build(mod, TARGET, params)
     assert found.lib.code.files == plain.code.files
 
