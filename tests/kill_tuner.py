@@ -1,10 +1,13 @@
 """Kills tuners at random moments of their searches, and looks whether their records can still be read.
 
-    python -m tests.kill_tuner [--count 50] [--longest 2] [--target "opencl -device=intel"] [--seed 0]
+    python -m tests.kill_tuner [--count 50] [--most 12] [--target "opencl -device=intel"] [--seed 0]
 
 One process loads fusewire and forks a tuner for each try (before any driver is loaded, for drivers do not survive a
-fork). After each SIGKILL every line of the records must be whole, but for the one that was being written; nothing that
-was there before may be gone; the store must answer from them; and what a tuner started must end by itself.
+fork). The moment is drawn for each: so many records after the tuner's start (none: before the first), and then at once,
+while the record is on its way to the disk, or some time later, wherever in its work the tuner is then; a few networks
+are tuned in that time, from building to judging them. After each SIGKILL every line of the records must be whole, but
+for the one that was being written; nothing that was there before may be gone; the store must answer from them; and what
+a tuner started must end by itself.
 """
 
 import argparse
@@ -13,6 +16,7 @@ import json
 import os
 import random
 import signal
+import statistics
 import sys
 import tempfile
 import time
@@ -20,11 +24,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from attrs import frozen
+
 import fusewire as fw
 from fusewire.targets.tuning.store import Key, TuningStore
 
 PATIENCE = 120.0
-"""Seconds in which a tuner must have recorded something, and its processes must have ended after it."""
+"""Seconds in which a tuner must have recorded what is waited for, and its processes must have ended after it."""
 
 
 def tune(target: str, records: Path, number: int) -> None:
@@ -77,21 +83,45 @@ def wait_for(what: str, done: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def kill_one(target: str, records: Path, number: int, delay: float) -> None:
-    """Let a tuner record something, kill it, and look at what is left."""
+@frozen
+class Moment:
+    """When a tuner is killed: after so many of its records are there, and so many seconds."""
+
+    records: int
+    delay: float
+
+
+def draw(rng: random.Random, most: int, longest: float) -> Moment:
+    """A moment; one in three is at once."""
+    return Moment(rng.randint(0, most), rng.choice((0.0, 1.0, 1.0)) * rng.uniform(0.0, longest))
+
+
+def kill_one(target: str, records: Path, number: int, moment: Moment) -> int:
+    """Let a tuner record something, kill it, and look at what is left: how many records it has added."""
     before = records.read_bytes() if records.exists() else b""
+
+    torn = bool(before) and not before.endswith(b"\n")  # the first new line ends what the kill before this one left
+
+    def added() -> int:
+        return records.read_bytes().count(b"\n", len(before)) - torn if size(records) > len(before) else 0
+
     pid = forked(target, records, number)
-    wait_for("a first record", lambda: size(records) > len(before) or not alive(pid))
+    wait_for(f"record {moment.records}", lambda: added() >= moment.records or not alive(pid))
+    time.sleep(moment.delay)
     assert alive(pid), "the tuner ended by itself"
-    time.sleep(delay)
     started = children(pid)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     wait_for("the end of what the tuner had started", lambda: not any(map(alive, started)))
-    data = records.read_bytes()
+    check(before, torn, records)
+    return added()
+
+
+def check(before: bytes, torn: bool, records: Path) -> None:
+    """Look whether nothing is gone, all that was added is whole, and the store answers from it."""
+    data = records.read_bytes() if records.exists() else b""
     assert data.startswith(before), "records that were there are gone"
-    # The first new line ends what the kill before this one left.
-    lines = data[len(before) :].split(b"\n")[1 if before and not before.endswith(b"\n") else 0 :]
+    lines = data[len(before) :].split(b"\n")[torn:]
     for line in lines[:-1]:
         assert isinstance(json.loads(line), dict), f"a broken line: {line!r}"
     decisions = [Key(**r["key"]) for r in whole(records) if r["record"] == "decision"]
@@ -100,7 +130,8 @@ def kill_one(target: str, records: Path, number: int, delay: float) -> None:
 
 def whole(records: Path) -> list[dict[str, Any]]:
     """The records that can be read."""
-    return [json.loads(line) for line in records.read_bytes().split(b"\n") if line.endswith(b"}")]
+    data = records.read_bytes() if records.exists() else b""
+    return [json.loads(line) for line in data.split(b"\n") if line.endswith(b"}")]
 
 
 def main() -> int:
@@ -108,19 +139,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Kill tuners and read their records.")
     parser.add_argument("--count", type=int, default=50)
     parser.add_argument("--target", default="cpu")
-    parser.add_argument(
-        "--longest", type=float, default=2.0, help="seconds from a first record until the kill, at most"
-    )
+    parser.add_argument("--most", type=int, default=12, help="records of a tuner that are waited for, at most")
+    parser.add_argument("--longest", type=float, default=0.5, help="seconds from there until the kill, at most")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     rng = random.Random(given.seed)
     with tempfile.TemporaryDirectory(prefix="fusewire-kill-") as folder:
         records = Path(folder) / "records.jsonl"
-        for number in range(given.count):
-            kill_one(given.target, records, number, rng.uniform(0, given.longest))
+        moments = [draw(rng, given.most, given.longest) for _ in range(given.count)]
+        added = [kill_one(given.target, records, number, moment) for number, moment in enumerate(moments)]
         kinds = [record["record"] for record in whole(records)]
     found = " and ".join(f"{kinds.count(kind)} {kind}s" for kind in ("timing", "decision"))
-    print(f"{given.count} tuners killed; {found} can be read")
+    later = [count for count in added if count]
+    print(f"{given.count} tuners killed, {len(later)} after a first record (after {statistics.median(later or [0]):g} "
+          f"in the middle, {max(added, default=0)} at most); {found} can be read")  # fmt: skip
     return 0
 
 
