@@ -14,12 +14,12 @@ from attrs import evolve, frozen
 
 from ...ir.index import Index
 from ...ir.loops import Builder
-from ...ir.scalar import SMALL_FLOATS, Load, Value, constant, in_pairs, inside, is_float, pair, select
+from ...ir.scalar import SMALL_FLOATS, Buffer, Load, Value, constant, in_pairs, inside, is_float, pair, select
 from ...ir.types import TensorType
 from ...ops.layout import Layout
 from ...ops.lowering import View
 from ..lower import Problem
-from .tiles import paired
+from .tiles import Packed, Packing, packed_operand, paired
 
 NEAR_CACHE = 1 << 20
 """Bytes that are taken to stay in a core's own cache."""
@@ -174,6 +174,36 @@ class Conv:
             index = (*index[:2], *self.place(*index[2:]))
         axes = dict(zip("NCHW", index, strict=True)) if self.axes is None else self.axes(*index)
         self.problem.emit(builder, self.out_layout.pack(axes), value)
+
+
+@frozen(eq=False)
+class Written:
+    """A convolution being written, and where its packed weights are.
+
+    Attributes:
+        conv: the convolution; its problem reads the packed weights.
+        b: gets the statements.
+        packing, weights, packed: how weights are packed, the buffer, and what packs the constant.
+    """
+
+    conv: Conv
+    b: Builder
+    packing: Packing
+    weights: Buffer
+    packed: Packed
+
+
+def with_weights(
+    conv: Conv,
+    b: Builder,
+    packing: Packing,
+    matrix: Callable[[npt.NDArray[Any]], npt.NDArray[Any]],
+    element: Callable[[Index, Index, Index], Value] | None = None,
+    dtype: str = "",
+) -> tuple[Conv, Builder, Packing, Buffer, Packed]:
+    """The attributes of `Written` for weights that are one matrix; the arguments are those of `packed_operand`."""
+    weights, problem, packed = packed_operand(conv.problem, packing, b, 1, matrix, element, dtype=dtype)
+    return evolve(conv, problem=problem), b, packing, weights, packed
 
 
 def check(problem: Problem, kernel: str = "OI") -> str | None:

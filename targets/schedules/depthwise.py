@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy.typing as npt
-from attrs import evolve, frozen
+from attrs import frozen
 
 from ...ir.index import Index
 from ...ir.loops import Builder, Kernel
@@ -19,9 +19,9 @@ from ...ir.scalar import Buffer, Const, Value, inside, select
 from ...ops.reshape import unravel
 from ..lower import Problem
 from . import conv_shape
-from .conv_shape import Conv, conv_of
+from .conv_shape import Conv, Written, conv_of, with_weights
 from .space import Config, space
-from .tiles import Packed, Packing, added, cut, even, packed_operand, team_kind
+from .tiles import Packed, Packing, added, cut, even, team_kind
 
 WIDEST = 11
 """The widest window that is unrolled."""
@@ -65,14 +65,8 @@ def pack(problem: Problem, config: Config) -> Packed:
 
 
 @frozen(eq=False)
-class Depthwise:
-    """A depthwise convolution being written, and where its packed weights are."""
-
-    conv: Conv
-    b: Builder
-    packing: Packing
-    weights: Buffer
-    packed: Packed
+class Depthwise(Written):
+    """A depthwise convolution being written."""
 
     @staticmethod
     def start(conv: Conv, builder: Builder | None = None) -> "Depthwise":
@@ -86,8 +80,7 @@ class Depthwise:
         def element(batch: Index, row: Index, c: Index) -> Value:
             return view(c, 0, row // s.kw, row % s.kw)
 
-        weights, problem, packed = packed_operand(conv.problem, packing, b, 1, matrix, element)
-        return Depthwise(evolve(conv, problem=problem), b, packing, weights, packed)
+        return Depthwise(*with_weights(conv, b, packing, matrix, element))
 
     def kernel(self, most: int) -> tuple[Kernel, Packed]:
         """Rows of blocks of channels in parallel, at most `most` pixels at a time."""

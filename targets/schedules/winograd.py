@@ -29,10 +29,10 @@ from ...ops.reshape import unravel
 from ..lower import Problem
 from . import conv_shape
 from .conv import bordered, channel_pieces, default_tile
-from .conv_shape import NEAR_CACHE, Conv, conv_of
+from .conv_shape import NEAR_CACHE, Conv, Written, conv_of, with_weights
 from .cook_toom import Step, linear_program, paired_program
 from .space import Config, register_tiles, space
-from .tiles import Packed, Packing, Piece, RegisterTile, either, even, fetch, packed_operand
+from .tiles import Packed, Packing, Piece, RegisterTile, either, even, fetch
 from .winograd_plan import Band, Phase, Plan, fits, plan, transformed
 
 TILES = 64
@@ -117,13 +117,8 @@ def _cost(conv: Conv, m: int, config: Config) -> float:
 
 
 @frozen(eq=False)
-class _Winograd:
-    conv: Conv
+class _Winograd(Written):
     plan: Plan
-    b: Builder
-    packing: Packing
-    weights: Buffer
-    packed: Packed
     rows: int
     columns: int
     config: Config
@@ -133,19 +128,18 @@ class _Winograd:
         """Transform the weights, and cut the picture into tiles."""
         s, b, p = conv.s, Builder(), plan(m, conv.s.kh, conv.s.stride[0], conv.s.ci)
         packing = Packing(tuple(channel_pieces(conv, config["blocks"])), p.rows, s.co)
-
         unit = "float16" if conv.weight.dtype in SMALL_FLOATS else ""
 
         def matrix(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
             return transformed(array.astype(np.float32) if unit else array, p)
 
-        weights, problem, packed = packed_operand(conv.problem, packing, b, 1, matrix, dtype=unit)
         rows, columns = -(-s.oh // m), -(-s.ow // m)
-        conv = evolve(conv, problem=problem)
-        if conv.data_block == 1:  # tiles lie in lanes: the columns of one kind lie together, without guards
-            covered = evolve(s, oh=rows * m, ow=columns * m)
-            conv = evolve(conv, data=bordered(evolve(conv, s=covered), b, phases=m * p.stride))
-        return _Winograd(conv, p, b, packing, weights, packed, rows, columns, config)
+        started = _Winograd(*with_weights(conv, b, packing, matrix, dtype=unit), p, rows, columns, config)
+        if conv.data_block > 1:
+            return started
+        # Tiles lie in lanes: the columns of one kind lie together, without guards.
+        covered = evolve(started.conv, s=evolve(s, oh=rows * m, ow=columns * m))
+        return evolve(started, conv=evolve(started.conv, data=bordered(covered, b, phases=m * p.stride)))
 
     def kernel(self) -> tuple[Kernel, Packed]:
         """All blocks of tiles, one after the other."""

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from attrs import evolve, frozen
+from attrs import frozen
 
 from ...ir.index import Index, as_index
 from ...ir.loops import Builder, Kernel
@@ -33,10 +33,10 @@ from ..lower import Problem
 from ..vectorise import lanes_for
 from . import winograd_rows
 from .conv import held
-from .conv_shape import Conv, conv_of
+from .conv_shape import Conv, Written, conv_of, with_weights
 from .cook_toom import Filter, linear_program, paired_program, winograd
 from .space import Config, space
-from .tiles import Packed, Packing, Piece, added, cut, either, even, packed_operand, team_kind
+from .tiles import Packed, Packing, Piece, added, cut, either, even, team_kind
 from .winograd import multiply
 from .winograd_rows import M
 
@@ -97,14 +97,9 @@ def pack(problem: Problem, config: Config) -> Packed:
 
 
 @frozen(eq=False)
-class _Pairs:
-    conv: Conv
+class _Pairs(Written):
     rows: Filter
     columns: Filter
-    b: Builder
-    packing: Packing
-    weights: Buffer
-    packed: Packed
 
     @staticmethod
     def start(conv: Conv, config: Config) -> "_Pairs":
@@ -119,8 +114,7 @@ class _Pairs:
             )
             return taps.reshape(1, -1, s.co).astype(array.dtype, copy=False)
 
-        weights, problem, packed = packed_operand(conv.problem, packing, b, 1, matrix)
-        return _Pairs(evolve(conv, problem=problem), rows, columns, b, packing, weights, packed)
+        return _Pairs(*with_weights(conv, b, packing, matrix), rows, columns)
 
     @property
     def tiles(self) -> int:

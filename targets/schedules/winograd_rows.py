@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from attrs import evolve, frozen
+from attrs import frozen
 
 from ...ir.index import Index
 from ...ir.loops import Builder, Kernel
@@ -25,10 +25,10 @@ from ...ops.reshape import unravel
 from ..lower import Problem
 from . import conv_shape
 from .conv import pixel_pieces, pixel_tile
-from .conv_shape import Conv, conv_of
+from .conv_shape import Conv, Written, conv_of, with_weights
 from .cook_toom import POINTS, Filter, linear_program, paired_program, winograd
 from .space import Config, register_tiles, space
-from .tiles import Packed, Packing, Piece, RegisterTile, cut, either, packed_operand, team_kind
+from .tiles import Packed, Packing, Piece, RegisterTile, cut, either, team_kind
 from .winograd import multiply
 
 M = 4
@@ -90,13 +90,8 @@ def pack(problem: Problem, config: Config) -> Packed:
 
 
 @frozen(eq=False)
-class _Rows:
-    conv: Conv
+class _Rows(Written):
     f: Filter
-    b: Builder
-    packing: Packing
-    weights: Buffer
-    packed: Packed
     config: Config
 
     @staticmethod
@@ -109,8 +104,7 @@ class _Rows:
             taps: npt.NDArray[Any] = np.einsum("fk,ockx->fcxo", f.weights, array.astype(np.float64))
             return taps.reshape(1, -1, s.co).astype(array.dtype, copy=False)
 
-        weights, problem, packed = packed_operand(conv.problem, packing, b, 1, matrix)
-        return _Rows(evolve(conv, problem=problem), f, b, packing, weights, packed, config)
+        return _Rows(*with_weights(conv, b, packing, matrix), f, config)
 
     def kernel(self) -> tuple[Kernel, Packed]:
         """Bands of rows in parallel."""
