@@ -15,7 +15,7 @@ RNG = np.random.default_rng(5)
 CASES: dict[str, tuple[str, tuple[tuple[int, ...], ...], Callable[..., Any]]] = {
     "softmax": ("rows_once", ((5, 257),), lambda x: fw.nn.softmax(x)),
     "vectors": ("rows_once", ((9, 1024),), lambda x: fw.nn.log_softmax(x)),
-    "columns": ("columns_once", ((2, 40, 300),), lambda x: fw.nn.softmax(x, axis=1)),
+    "columns": ("columns_once", ((2, 100, 600),), lambda x: fw.nn.softmax(x, axis=1)),
     "chunks": ("reduce_chunks", ((300, 200),), lambda x: fw.max(x)),
     "turned": ("maps_turned", ((2, 40, 37),), lambda x: fw.exp(fw.transpose(x, (0, 2, 1)))),
     "attention": (

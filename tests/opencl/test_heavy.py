@@ -3,7 +3,9 @@
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy.typing as npt
 import pytest
 from attrs import define, field, frozen
 
@@ -19,7 +21,8 @@ from fusewire.targets.tuning import judge, tune
 from fusewire.targets.tuning.bench import MakeBench, constants_of
 from fusewire.targets.tuning.search import Option, Trial
 from tests.opencl.present import DEVICES, needs_device
-from tests.targets.test_tuning import Array
+
+Array = npt.NDArray[Any]
 
 REFERENCE = "loops"
 Variant = tuple[str, tuple[tuple[str, int], ...]]

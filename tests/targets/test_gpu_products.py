@@ -87,6 +87,22 @@ def test_what_is_taken_in_float32(kind: str) -> None:
     assert taken(fw.nn.dense(x, w), kind) == "gemm_local"
 
 
+def channels_last(ci: int, size: int, co: int, window: int, groups: int = 1) -> Any:
+    data = fw.var("data", shape=(1, size, size, ci))
+    weight = fw.const(RNG.uniform(-1, 1, (window, window, ci // groups, co)).astype(np.float32))
+    return fw.nn.conv2d(
+        data, weight, kernel_size=(window, window), channels=co, padding=(window // 2, window // 2), groups=groups,
+        data_layout="NHWC", kernel_layout="HWIO",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [24, 56, 224])
+def test_a_convolution_is_no_stream(size: int) -> None:
+    """What an element of the result reads others read, too: going through it once for each is slow."""
+    for net in (conv2d(1, 3, size, 16, 3), channels_last(3, size, 16, 3), channels_last(64, size // 4, 64, 3)):
+        assert taken(net, "cuda -arch=sm_80").startswith("conv2d_")
+
+
 def test_tensor_cores_are_for_targets_that_allow_them() -> None:
     net = conv2d(1, 256, 14, 256, 3)
     for precision in ("tf32", "fp16", "bf16"):

@@ -25,46 +25,67 @@ Merge = Callable[[Sequence[Value]], None]
 
 @frozen(eq=False)
 class Team:
-    """The items that share a row: number `item` of `items`, in line number `line` of `lines`; powers of two."""
+    """The items that share a row: number `item` of `items`, in line number `line` of `lines`; powers of two.
+
+    They stand `apart` in the group: 1 where a line's items are neighbours, and else the number of lines whose items
+    stand between each other; at most a warp.
+    """
 
     line: Index
     lines: int
     item: Index
     items: int
+    apart: int = 1
+
+    @property
+    def near(self) -> int:
+        """Items of a line in one warp."""
+        return min(self.items, WARP // self.apart)
 
     @property
     def warps(self) -> int:
         """Numbers that go through local memory for each line, or 0."""
-        return self.items // WARP if self.items > WARP else 0
+        return self.items // self.near if self.items > self.near else 0
 
 
-def parts_for(b: Builder, name: str, dtypes: Sequence[str], lines: int, items: int) -> list[Buffer]:
+def parts_for(b: Builder, name: str, dtypes: Sequence[str], lines: int, items: int, apart: int = 1) -> list[Buffer]:
     """The local arrays that `put_together` needs; they stand in front of the loops over items."""
-    return [b.alloc(name, (lines, items // WARP), dtype, "local") for dtype in dtypes] if items > WARP else []
+    near = WARP // apart
+    return [b.alloc(name, (lines, items // near), dtype, "local") for dtype in dtypes] if items > near else []
 
 
 def put_together(b: Builder, team: Team, own: Sequence[Buffer], parts: Sequence[Buffer], merge: Merge) -> None:
     """Merge the numbers `own` (registers of shape (1,)) of all items of a line; every item has the result."""
-    _exchanges(b, own, min(team.items, WARP), merge)
+    _exchanges(b, own, team.near, team.apart, merge)
     if not team.warps:
         return
-    with b.when(apply("eq", team.item % WARP, 0)):
+    with b.when(apply("eq", team.item % team.near, 0)):
         for part, number in zip(parts, own, strict=True):
-            b.store(part, (team.line, team.item // WARP), b.load(number, (0,)))
+            b.store(part, (team.line, team.item // team.near), b.load(number, (0,)))
     b.barrier("local")
     for part, number in zip(parts, own, strict=True):
         b.store(number, (0,), b.load(part, (team.line, team.item % team.warps)))
-    _exchanges(b, own, team.warps, merge)
+    _exchanges(b, own, team.warps, team.apart, merge)
 
 
-def _exchanges(b: Builder, own: Sequence[Buffer], items: int, merge: Merge) -> None:
+def _exchanges(b: Builder, own: Sequence[Buffer], items: int, apart: int, merge: Merge) -> None:
     bit = items // 2
     while bit:
         others = [b.alloc("other", (1,), number.dtype) for number in own]
         for number, other in zip(own, others, strict=True):
-            b.store(other, (0,), apply(f"item_xor{bit}", b.load(number, (0,))))
+            b.store(other, (0,), apply(f"item_xor{bit * apart}", b.load(number, (0,))))
         merge([b.load(other, (0,)) for other in others])
         bit //= 2
+
+
+def summed(b: Builder, own: Sequence[Buffer]) -> Merge:
+    """Merges sums."""
+
+    def merge(others: Sequence[Value]) -> None:
+        for number, other in zip(own, others, strict=True):
+            b.store(number, (0,), b.load(number, (0,)) + other)
+
+    return merge
 
 
 def joined(b: Builder, acc: Buffer, fn: str) -> Merge:

@@ -9,14 +9,15 @@ from collections.abc import Iterator
 from ....ir.index import IndexVar
 from ....ir.loops import Builder, Kernel
 from ....ir.scalar import cast
-from ....ops.lowering import Reduce
-from ...lower import Problem, spec
+from ...lower import Problem
 from ..nest import Nest, accesses, axis_of, counter, hidden, merge_axes, split_axes
 from ..reduce import is_window, window_nest
-from ..reduction import form_of
+from ..reduction import Form
+from ..rows import size_of
 from ..space import Config
 from ..tiles import Packed
 from .items import LANES, default_local, device_needed, local_sizes, numbered, occupancy
+from .reductions import cost, known_reduction, reduction_of
 
 MANY = 1 << 22
 """Elements from which on the items of a GPU make two vectors each: more loads are on their way at a time."""
@@ -34,11 +35,8 @@ def nests_of(problem: Problem) -> list[Nest] | None:
             place = tuple(map(counter, axes))
             nests.append(Nest(out, axes, place, cast(view(*place), out.dtype)))
         return nests
-    lowering = spec(problem.anchor).lowering
-    if problem.context is None or not isinstance(lowering, Reduce) or 0 in problem.context.outs[0].static_shape:
-        return None
-    form = form_of(problem, lowering.make(problem.context))
-    return [window_nest(form)] if is_window(form) else None
+    form = reduction_of(problem, 1)
+    return [window_nest(form)] if isinstance(form, Form) and is_window(form) else None
 
 
 def check(problem: Problem) -> str | None:
@@ -66,14 +64,13 @@ def predict(problem: Problem, config: Config) -> float:
     """The cost in vector operations."""
     items = sum(-(-math.prod(out.shape) // config["lanes"]) for out in problem.outputs)
     alive = occupancy(items // config["steps"])
-    if problem.anchor is None or problem.context is None:
+    if problem.anchor is None:
         nests = [merge_axes(split_axes(nest)) for nest in nests_of(problem) or ()]
         return items * (FAR_COST if any(map(_strides, nests)) else 1) / alive
-    lowering = spec(problem.anchor).lowering
-    assert isinstance(lowering, Reduce)
-    terms = math.prod(axis.hi + 1 for axis in form_of(problem, lowering.make(problem.context)).inner)
+    form = known_reduction(problem, 1)
     # Each term is found, has conditions, and is read on its own.
-    return 4 * items * config["lanes"] * terms / alive
+    share = config["lanes"] * size_of(form.inner) * config["steps"]
+    return cost(form, -(-items // config["steps"] // config["local"]), config["local"], share, form.rows[-1])
 
 
 def _strides(nest: Nest) -> bool:

@@ -4,8 +4,8 @@
     half of the items add what the other half has, then half of those, ...: log2(local) steps with barriers between
     all read the result from place 0
 
-It serves rows (softmax, layer norm, sums), and sums of products with few results: a convolution of 1x1 over many
-channels with a picture of few pixels, and products with few rows, where a group makes four neighbouring results.
+It serves rows (softmax, layer norm, sums), and a convolution of 1x1 over many channels with a picture of few pixels,
+where a group makes four neighbouring results.
 """
 
 import math
@@ -15,26 +15,22 @@ from attrs import frozen
 
 from ....ir.index import Index, IndexVar, as_index
 from ....ir.loops import Builder, Kernel
-from ....ir.scalar import Buffer, Load, Value, apply, cast, constant
-from ....ops.lowering import Reduce
-from ...lower import Problem, spec
+from ....ir.scalar import Buffer, Load, Value, apply, constant
+from ...lower import Problem
 from ...prelude import width
 from ...rewrite import Rewriter
-from .. import conv_shape, gemm
+from .. import conv_shape
 from ..conv_shape import conv_of
-from ..reduction import Form, form_of, of_the_row
+from ..reduction import Form, of_the_row
 from ..rows import JOIN, START, extents_of, size_of
 from ..space import Config
 from ..tiles import Packed, added
 from .convs import is_pointwise, packed_blocks
 from .items import LANES, device_needed, emit_pixel, guarded, local_bytes, local_sizes, occupancy, split
-from .product import product_of
+from .reductions import BARRIER, cost, known_reduction, reduction_of
 
 CHANNELS, OUTPUTS = 128, 64
 """Input channels that a 1x1 convolution has at least, and elements of its result at most, for a group to share one."""
-
-FEW_ROWS = 8
-"""Rows of a product up to which a group makes its elements."""
 
 
 def largest_local(problem: Problem, work: int) -> int:
@@ -59,24 +55,11 @@ def tree(b: Builder, parts: Sequence[tuple[Buffer, str]], item: Index, size: int
 # Rows of a reduction
 
 
-def _reduction(problem: Problem) -> Form | None:
-    if problem.anchor is None or problem.context is None:
-        return None
-    lowering = spec(problem.anchor).lowering
-    return form_of(problem, lowering.make(problem.context)) if isinstance(lowering, Reduce) else None
-
-
 def check(problem: Problem) -> str | None:
     """Why the rows of a reduction are not worth a group each, or None."""
-    if found := device_needed(problem):
-        return found
-    context = problem.context
-    if problem.anchor is None or context is None or not isinstance(spec(problem.anchor).lowering, Reduce):
-        return "it is written for reductions"
-    if 0 in context.outs[0].static_shape:
-        return "empty tensor"
-    form = _reduction(problem)
-    assert form is not None
+    form = reduction_of(problem, 1)
+    if isinstance(form, str):
+        return form
     if (size := size_of(form.inner)) < 32:
         return f"a row has {size} elements; it takes 32"
     needed = sum(width(e.dtype) for e in form.elements) * 16
@@ -85,8 +68,7 @@ def check(problem: Problem) -> str | None:
 
 def configs(problem: Problem) -> Iterator[Config]:
     """The candidate space: items in a group."""
-    form = _reduction(problem)
-    assert form is not None
+    form = known_reduction(problem, 1)
     room = local_bytes(problem) // sum(width(e.dtype) for e in form.elements)
     default = min(largest_local(problem, size_of(form.inner)), 1 << (room.bit_length() - 1))
     yield {"local": default}
@@ -95,17 +77,15 @@ def configs(problem: Problem) -> Iterator[Config]:
 
 def predict(problem: Problem, config: Config) -> float:
     """The cost in vector operations."""
-    form = _reduction(problem)
-    assert form is not None
-    rows = size_of(form.rows)
-    share = -(-size_of(form.inner) // config["local"]) + 2 * config["local"].bit_length()
-    return rows * share * config["local"] * len(form.elements) / occupancy(rows * config["local"])
+    form = known_reduction(problem, 1)
+    local, stages = config["local"], len(form.elements)
+    merge = stages * local.bit_length() * (BARRIER + 3)  # a barrier, two reads and a write for each halving
+    return cost(form, size_of(form.rows), local, -(-size_of(form.inner) // local), form.inner[-1], stages, merge)
 
 
 def schedule(problem: Problem, config: Config) -> tuple[Kernel, Packed]:
     """A group for each row."""
-    b, form, local = Builder(), _reduction(problem), config["local"]
-    assert form is not None
+    b, form, local = Builder(), known_reduction(problem, 1), config["local"]
     rows = extents_of(form.rows)
     with b.loop("row", math.prod(rows), "workgroup") as row:
         parts = [b.alloc(f"part{k}", (local, 1), e.dtype, "local") for k, e in enumerate(form.elements)]
@@ -256,47 +236,3 @@ def schedule_local(problem: Problem, config: Config) -> tuple[Kernel, Packed]:
     extents = (s.n, s.groups, piece.tiles, s.oh, s.ow)
     write_sums(b, Sums(extents, s.ci, factors, emit, conv.dtype), config["local"])
     return conv.problem.kernel(b), packed
-
-
-def check_rows(problem: Problem) -> str | None:
-    """Why a product's elements are not summed by groups, or None."""
-    if found := device_needed(problem) or gemm.check(problem):
-        return found
-    p = product_of(problem)
-    if p.m > FEW_ROWS or p.k < 32:
-        return f"{p.m} rows, {p.k} terms; it takes {FEW_ROWS} rows at most and 32 terms"
-    return None
-
-
-def rows_configs(problem: Problem) -> Iterator[Config]:
-    """The candidate space: items in a group."""
-    default = largest_local(problem, min(-(-product_of(problem).k // LANES), 64))
-    yield {"local": default}
-    yield from ({"local": size} for size in local_sizes(problem) if size != default)
-
-
-def predict_rows(problem: Problem, config: Config) -> float:
-    """The cost in vector operations."""
-    p = product_of(problem)
-    groups = p.batch * p.m * -(-p.n // LANES)
-    return groups * (p.k + config["local"] * 4) / occupancy(groups * config["local"])
-
-
-def schedule_rows(problem: Problem, config: Config) -> tuple[Kernel, Packed]:
-    """The loops of a product with few rows."""
-    b, p = Builder(), product_of(problem)
-
-    def factors(at: Sequence[Index], k: Index, lane: Index) -> tuple[Value, Value]:
-        batch, i, tile = at
-        # Beyond the last column there is any other one, for the items of a group go together.
-        column = tile * LANES + lane
-        column = column % p.n if p.n % LANES else column
-        return cast(p.right(batch, k, column), p.dtype), cast(p.left(batch, i, k), p.dtype)
-
-    def emit(b: Builder, at: Sequence[Index], lane: Index, value: Value) -> None:
-        batch, i, tile = at
-        with guarded(b, apply("lt", tile * LANES + lane, p.n)):
-            p.emit(b, batch, i, tile * LANES + lane, value)
-
-    write_sums(b, Sums((p.batch, p.m, -(-p.n // LANES)), p.k, factors, emit, p.dtype), config["local"])
-    return problem.kernel(b), {}

@@ -21,9 +21,11 @@ from ..rows import extents_of, size_of
 from ..space import Config
 from ..tiles import Packed
 from .exchange import WARP, Merge
-from .items import LANES, device_needed, local_bytes, local_sizes, occupancy, split
+from .items import LANES, local_bytes, local_sizes, split
 from .maps import write_map
-from .streamrows import KEPT, RowWriter, Where, is_softmax, reduction_of, write_rows
+from .reductions import BARRIER, WAIT, cost, known_reduction, reduction_of
+from .roofline import LAUNCH, Work, time
+from .streamrows import KEPT, RowWriter, Where, is_softmax, write_rows
 
 CHUNK = 8192
 """Elements of a chunk, at least."""
@@ -42,25 +44,20 @@ def along_columns(form: Form) -> bool:
 
 def check(problem: Problem) -> str | None:
     """Why the rows of a reduction are no columns, or None."""
-    if found := device_needed(problem):
-        return found
     form = reduction_of(problem)
-    if form is None:
-        return "it is written for reductions of tensors with elements"
+    if isinstance(form, str):
+        return form
     if not form.inner:
         return "a row has one element"
     if not along_columns(form):
         return "rows do not lie side by side in memory"
-    if local_sizes(problem)[-1] < WARP:
-        return f"it takes groups of {WARP} items"
     needed = sum(width(e.dtype) for e in form.elements) * local_sizes(problem)[-1]
     return None if needed <= local_bytes(problem) else "partial results do not fit into local memory"
 
 
 def configs(problem: Problem) -> Iterator[Config]:
     """The candidate space: items that share a column, and columns side by side in a group."""
-    form = reduction_of(problem)
-    assert form is not None
+    form = known_reduction(problem)
     most, size = local_sizes(problem)[-1], size_of(form.inner)
     choices = [(n, columns) for columns in (WARP, 2 * WARP) for n in (8, 4, 16, 2, 1) if n * columns <= most]
     fitting = [c for c in choices if c[0] <= size] or choices[-1:]
@@ -70,18 +67,22 @@ def configs(problem: Problem) -> Iterator[Config]:
 
 def predict(problem: Problem, config: Config) -> float:
     """The cost in vector operations."""
-    form = reduction_of(problem)
-    assert form is not None
-    rows, items = size_of(form.rows), config["items"]
+    form = known_reduction(problem)
+    items, columns = config["items"], config["columns"]
     share = -(-size_of(form.inner) // items)
     passes = 1 if share <= KEPT else len(form.elements) - (1 if is_softmax(form) else 0)
-    return rows * items * (share * passes + len(form.elements) * items) / 2 / occupancy(rows * items)
+    groups = size_of(form.rows[:-1]) * -(-(form.rows[-1].hi + 1) // columns)
+    return cost(form, groups, items * columns, share, form.rows[-1], passes, _merge(form, items))
+
+
+def _merge(form: Form, items: int) -> float:
+    """Vector operations of an item for putting together what `items` have: by way of local memory, behind a barrier."""
+    return len(form.elements) * (BARRIER + 2 * items) if items > 1 else 0.0
 
 
 def schedule(problem: Problem, config: Config) -> tuple[Kernel, Packed]:
     """A few columns for each group."""
-    b, form = Builder(), reduction_of(problem)
-    assert form is not None
+    b, form = Builder(), known_reduction(problem)
     write_columns(b, form, config["columns"], config["items"])
     return problem.kernel(b), {}
 
@@ -121,13 +122,9 @@ def write_columns(b: Builder, form: Form, columns: int, items: int) -> None:
 
 def check_chunks(problem: Problem) -> str | None:
     """Why rows are not worth being cut, or None."""
-    if found := device_needed(problem):
-        return found
     form = reduction_of(problem)
-    if form is None:
-        return "it is written for reductions of tensors with elements"
-    if local_sizes(problem)[-1] < WARP:
-        return f"it takes groups of {WARP} items"
+    if isinstance(form, str):
+        return form
     rows, size = size_of(form.rows), size_of(form.inner)
     if rows // (WARP if along_columns(form) else 1) > FEW or size < 2 * _least(form):
         return f"{rows} rows of {size} elements keep a device busy without being cut"
@@ -141,26 +138,29 @@ def _least(form: Form) -> int:
 
 def chunk_configs(problem: Problem) -> Iterator[Config]:
     """The candidate space: chunks of a row, about."""
-    form = reduction_of(problem)
-    assert form is not None
+    form = known_reduction(problem)
     most = min(CHUNKS, size_of(form.inner) // _least(form))
     yield from ({"chunks": n} for n in sorted({most, max(most // 2, 2), max(most // 4, 2)}, reverse=True))
 
 
 def predict_chunks(problem: Problem, config: Config) -> float:
     """The cost in vector operations."""
-    form = reduction_of(problem)
-    assert form is not None
-    elements = size_of(form.rows) * size_of(form.inner)
-    stages = len(form.elements) + bool(form.beside)
-    items = size_of(form.rows) * config["chunks"] * (8 if along_columns(form) else 256)
-    return elements * stages / 2 / occupancy(items) + 4096 * stages
+    form = known_reduction(problem)
+    items, stages = min(local_sizes(problem)[-1], 256), len(form.elements)
+    if columns := along_columns(form):
+        blocks = size_of(form.rows[:-1]) * -(-(form.rows[-1].hi + 1) // WARP)
+        shared, axis, merge = items // WARP, form.rows[-1], _merge(form, items // WARP) / stages
+    else:
+        blocks, shared, axis, merge = size_of(form.rows), items, form.inner[-1], BARRIER
+    chunk = -(-size_of(form.inner) // config["chunks"])
+    parts = cost(form, blocks * config["chunks"], items, -(-chunk // shared), axis, 1, merge)
+    joined = time(Work(blocks, items, sums=0.0, other=WAIT + merge + columns * config["chunks"] / shared))
+    return stages * (parts + joined + LAUNCH) + (stages - 1 + bool(form.beside)) * LAUNCH
 
 
 def schedule_chunks(problem: Problem, config: Config) -> tuple[Kernel, Packed]:
     """Two launches for each stage, and one for results that run over more than the rows."""
-    b, form = Builder(), reduction_of(problem)
-    assert form is not None
+    b, form = Builder(), known_reduction(problem)
     most = local_sizes(problem)[-1]
     for k, element in enumerate(form.elements):
         done = k == len(form.elements) - 1 and not form.beside

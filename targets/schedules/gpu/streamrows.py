@@ -15,15 +15,15 @@ from attrs import define, evolve, field, frozen
 from ....ir.index import Index, IndexVar, as_index
 from ....ir.loops import Builder, Kernel
 from ....ir.scalar import Apply, Buffer, Load, Scalar, Value, apply
-from ....ops.lowering import Reduce
-from ...lower import Problem, spec
+from ...lower import Problem
 from ...rewrite import Rewriter
-from ..reduction import Form, Numbers, form_of, kept_stages, of_the_row, runs_along, with_known
+from ..reduction import Form, Numbers, kept_stages, of_the_row, runs_along, with_known
 from ..rows import JOIN, START, extents_of, size_of
 from ..space import Config
 from ..tiles import Packed
 from .exchange import Merge, Team, joined, online, parts_for, put_together, shifted
-from .items import LANES, device_needed, guarded, local_sizes, occupancy, split
+from .items import LANES, guarded, local_sizes, split
+from .reductions import cost, known_reduction, reduction_of
 
 KEPT = 32
 """Elements of a row that an item keeps, at most."""
@@ -35,28 +35,13 @@ GROUP = 128
 """Items in a group where rows need fewer."""
 
 
-def reduction_of(problem: Problem) -> Form | None:
-    """The reduction of a group, or None."""
-    context = problem.context
-    if problem.anchor is None or context is None or 0 in context.outs[0].static_shape:
-        return None
-    lowering = spec(problem.anchor).lowering
-    if not isinstance(lowering, Reduce):
-        return None
-    reduction = lowering.make(context)
-    return None if 0 in reduction.stages[0].extents else form_of(problem, reduction)
-
-
 def check(problem: Problem) -> str | None:
     """Why rows cannot be shared by items, or None."""
-    if found := device_needed(problem):
-        return found
     form = reduction_of(problem)
-    if form is None:
-        return "it is written for reductions of tensors with elements"
-    if (size := size_of(form.inner)) < SHORTEST:
-        return f"a row has {size} elements; it takes {SHORTEST}"
-    return None if local_sizes(problem)[-1] >= 32 else "it takes groups of 32 items"
+    if isinstance(form, str):
+        return form
+    size = size_of(form.inner)
+    return None if size >= SHORTEST else f"a row has {size} elements; it takes {SHORTEST}"
 
 
 def vectors(form: Form) -> int:
@@ -67,8 +52,7 @@ def vectors(form: Form) -> int:
 
 def configs(problem: Problem) -> Iterator[Config]:
     """The candidate space: items that share a row, and rows in a group."""
-    form = reduction_of(problem)
-    assert form is not None
+    form = known_reduction(problem)
     units, most = size_of(form.inner) // vectors(form), local_sizes(problem)[-1]
     sizes = [1 << k for k in range(2, most.bit_length()) if 1 << k <= most]
     best = next((size for size in sizes if size * 2 >= units), most)
@@ -80,14 +64,13 @@ def configs(problem: Problem) -> Iterator[Config]:
 
 def predict(problem: Problem, config: Config) -> float:
     """The cost in vector operations."""
-    form = reduction_of(problem)
-    assert form is not None
-    rows, items = size_of(form.rows), config["items"]
+    form = known_reduction(problem)
+    items = config["items"]
     share = -(-size_of(form.inner) // items)
     passes = 1 if share <= KEPT else len(form.elements) - (1 if is_softmax(form) else 0)
-    exchanges = len(form.elements) * items.bit_length() * (1 if exchanges_well(problem) else 4)
-    far = 1 if runs_along(form, form.inner[-1]) else 8
-    return rows * items * (share * passes * far + exchanges) / 2 / occupancy(rows * items)
+    exchanges = len(form.elements) * items.bit_length() * (2.0 if exchanges_well(problem) else 8.0)
+    groups, items = -(-size_of(form.rows) // config["rows"]), items * config["rows"]
+    return cost(form, groups, items, share, form.inner[-1], passes, exchanges)
 
 
 def exchanges_well(problem: Problem) -> bool:
@@ -97,8 +80,7 @@ def exchanges_well(problem: Problem) -> bool:
 
 def schedule(problem: Problem, config: Config) -> tuple[Kernel, Packed]:
     """A few rows for each group."""
-    b, form = Builder(), reduction_of(problem)
-    assert form is not None
+    b, form = Builder(), known_reduction(problem)
     write_rows(b, form, config["rows"], config["items"])
     return problem.kernel(b), {}
 

@@ -4,7 +4,14 @@ A device of kind CPU runs them, too, but prefers kernels for a team (implement.p
 search has found one to be faster.
 """
 
+from collections.abc import Iterable
+from typing import Protocol
+
+from ....ir.loops import Kernel
 from ...implementation import Implementation
+from ...lower import Problem
+from ..space import Config
+from ..tiles import Packed
 from . import (
     conv,
     conv_local,
@@ -12,6 +19,7 @@ from . import (
     depthwise_local,
     flash,
     gemm_routes,
+    gemv,
     maps,
     product,
     rows,
@@ -52,6 +60,30 @@ TILES = (
 
 DEPTHWISE = tuple(Pixels(h, w) for h, w in ((1, 1), (1, 2), (1, 4), (2, 2), (4, 1)))
 """Pixels of a work-item in depthwise conv2d."""
+
+
+class Schedule(Protocol):
+    """A module with one schedule."""
+
+    def check(self, problem: Problem) -> str | None:
+        """Why it does not fit a group, or None."""
+        ...
+
+    def configs(self, problem: Problem) -> Iterable[Config]:
+        """The candidate space, the best guess first."""
+        ...
+
+    def predict(self, problem: Problem, config: Config) -> float:
+        """The cost in vector operations."""
+        ...
+
+    def schedule(self, problem: Problem, config: Config) -> tuple[Kernel, Packed]:
+        """The loops."""
+        ...
+
+
+def _row(name: str, ops: tuple[str, ...] | None, of: Schedule) -> Implementation:
+    return Implementation(f"{name}.cpu", ops, ON_CPU, of.check, of.schedule, of.predict, of.configs)
 
 
 def _depthwise() -> tuple[Implementation, ...]:
@@ -110,34 +142,32 @@ def _blocks() -> tuple[Implementation, ...]:
 
 def _sums() -> tuple[Implementation, ...]:
     conv2d = rows.check_local, rows.schedule_local, rows.predict_local, rows.local_configs
-    few = rows.check_rows, rows.schedule_rows, rows.predict_rows, rows.rows_configs
     return (
         Implementation("conv2d_1x1_local.cpu", CONV2D, ON_CPU, *conv2d),
-        Implementation("gemm_rows.cpu", PRODUCT, ON_CPU, *few),
-        Implementation("rows_tree.cpu", None, ON_CPU, rows.check, rows.schedule, rows.predict, rows.configs),
+        _row("rows_tree", None, rows),
     )
 
 
 _LOCAL = (
-    Implementation(
-        "conv2d_local.cpu",
-        CONV2D,
-        ON_CPU,
-        conv_local.check,
-        conv_local.schedule,
-        conv_local.predict,
-        conv_local.configs,
-    ),
-    Implementation(
-        "conv2d_depthwise_local.cpu",
-        CONV2D,
-        ON_CPU,
-        depthwise_local.check,
-        depthwise_local.schedule,
-        depthwise_local.predict,
-        depthwise_local.configs,
-    ),
+    _row("conv2d_local", CONV2D, conv_local),
+    _row("conv2d_depthwise_local", CONV2D, depthwise_local),
 )
+
+
+def _few_rows() -> tuple[Implementation, ...]:
+    routes = ("conv2d_few_rows", CONV2D, gemm_routes.of_conv), ("gemm_few_rows", PRODUCT, gemm_routes.of_product)
+    return tuple(
+        Implementation(
+            f"{name}.cpu",
+            ops,
+            ON_CPU,
+            gemv.check(route),
+            gemv.schedule(route),
+            gemv.predict(route),
+            gemv.configs(route),
+        )
+        for name, ops, route in routes
+    )
 
 
 def _through_local() -> tuple[Implementation, ...]:
@@ -157,31 +187,12 @@ def _through_local() -> tuple[Implementation, ...]:
     )
 
 
-_MAPS = (Implementation("maps_items.cpu", None, ON_CPU, maps.check, maps.schedule, maps.predict, maps.configs),)
-
 _STREAMS = (
-    Implementation("maps_turned.cpu", None, ON_CPU, turned.check, turned.schedule, turned.predict, turned.configs),
-    Implementation(
-        "attention_flash.cpu",
-        ("nn.attention",),
-        ON_CPU,
-        flash.check,
-        flash.schedule,
-        flash.predict,
-        flash.configs,
-    ),
-    Implementation(
-        "rows_once.cpu", None, ON_CPU, streamrows.check, streamrows.schedule, streamrows.predict, streamrows.configs
-    ),
-    Implementation(
-        "columns_once.cpu",
-        None,
-        ON_CPU,
-        streamcolumns.check,
-        streamcolumns.schedule,
-        streamcolumns.predict,
-        streamcolumns.configs,
-    ),
+    _row("maps_items", None, maps),
+    _row("maps_turned", None, turned),
+    _row("attention_flash", ("nn.attention",), flash),
+    _row("rows_once", None, streamrows),
+    _row("columns_once", None, streamcolumns),
     Implementation(
         "reduce_chunks.cpu",
         None,
@@ -201,7 +212,7 @@ TABLE = (
     *_sums(),
     *_LOCAL,
     *_through_local(),
-    *_MAPS,
+    *_few_rows(),
     *_STREAMS,
 )
 """All variants, by operator."""
