@@ -117,6 +117,13 @@ class Option:
         return self.name.replace("-", "_")
 
 
+def _wavefronts(arch: str | None) -> tuple[int, ...]:
+    """Items in a wavefront: 64 on CDNA and GCN (gfx9 and before), 32 on RDNA (gfx10 and later)."""
+    if arch is None:
+        return 64, 32
+    return (32,) if int(arch[3:-2] or 0) >= 10 else (64,)  # the last two digits are minor version and stepping
+
+
 @frozen
 class Kind:
     """One kind of target: its other names, and the keys it takes."""
@@ -125,6 +132,8 @@ class Kind:
     options: tuple[Option, ...]
     aliases: tuple[str, ...] = ()
     spellings: Mapping[str, str] = {}
+    warps: Callable[[str | None], tuple[int, ...]] | None = None
+    """Where the architecture decides it: how many threads run in lockstep, the usual number first."""
 
     def option(self, name: str) -> Option | None:
         """The option called `name` (dash and underscore are alike, other spellings are known), or None."""
@@ -174,15 +183,17 @@ KINDS: Mapping[str, Kind] = {
             Option("max_num_threads", _positive, 1024),
             Option("precision", _precision("float32", "tf32", "float16", "bfloat16")),
             Option("thread_warp_size", _positive, 32),
+            warps=lambda arch: (32,),
         ),
         _kind(
             "rocm",
             ("rocm", "gpu"),
-            Option("arch", _matching(r"gfx[0-9a-f]+", "an architecture such as gfx90a")),
+            Option("arch", _matching(r"gfx\d{1,2}[0-9a-f]{2}", "an architecture such as gfx90a")),
             Option("max_num_threads", _positive, 256),
             Option("precision", _precision("float32", "float16", "bfloat16")),
             Option("thread_warp_size", _positive, 64),
             spellings={"mcpu": "arch"},  # TVM's name for it
+            warps=_wavefronts,
         ),
     )
 }
@@ -390,7 +401,23 @@ def _read_options(spec: object, kind: Kind, given: Mapping[str, object]) -> dict
             raise TargetError(f"target {spec!r}: bad value {raw!r} for -{option.name}; expected {error}") from None
         if value != ():  # an empty list is the same as none given
             values[option.attribute] = value
+    if kind.warps:
+        fitting = kind.warps(values["arch"])
+        if "thread_warp_size" not in seen:
+            values["thread_warp_size"] = fitting[0]
+        elif (warp := values["thread_warp_size"]) not in fitting:
+            where = f"-arch={values['arch']}" if values["arch"] else f"kind {kind.name}"
+            raise TargetError(
+                f"target {spec!r}: bad value {warp} for -thread_warp_size; expected "
+                f"{' or '.join(map(str, fitting))}, the threads that run in lockstep with {where}"
+            )
     return values
+
+
+def warp_sizes(kind: str, arch: str) -> tuple[int, ...]:
+    """How many threads run in lockstep on an architecture of a kind of GPU."""
+    warps = KINDS[kind].warps
+    return warps(arch) if warps else ()
 
 
 def _check_libraries(spec: object, kind: Kind, libs: tuple[str, ...]) -> None:

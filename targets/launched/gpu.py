@@ -14,7 +14,7 @@ from ..engine import Engine
 from ..generate import Decide
 from ..program import Program
 from ..runnable import Runnable
-from ..target import Target
+from ..target import Target, warp_sizes
 from .code import LaunchCode, generate_launches
 from .device import LaunchDevice
 from .engine import LaunchEngine
@@ -76,8 +76,18 @@ class GpuKind:
         """
         found = self.open(self._number(target.device, device.index))
         found.arch_for(_arch(code.isa))
+        self._check_warp(code.isa, found)
         self.tested(found.index).require(found.name)
         return Device(self.kind, found.index)
+
+    def _check_warp(self, isa: Isa, found: LaunchDevice) -> None:
+        """Items of a warp exchange values: how many there are is a part of the code."""
+        fitting = warp_sizes(self.kind, found.arch) if found.arch else ()
+        if isa.device and fitting and isa.device.warp not in fitting:
+            raise DeviceError(
+                f"the code was made for {isa.device.warp} items in lockstep, and {found.name} ({found.arch}) has "
+                f"{fitting[0]}: build for -arch={found.arch}"
+            )
 
     def _number(self, wanted: str | None, index: int) -> int:
         devices = [self.open(k) for k in range(self.count())]
@@ -93,7 +103,7 @@ class GpuKind:
     def tested(self, index: int) -> SelfTest:
         """The result of a device's self-test, from the cache if it was tested before."""
         device = self.open(index)
-        isa = self.isa_for(Target(self.kind))
+        isa = self.isa_for(Target({"kind": self.kind, "arch": device.arch or None}))
         return tested(
             device.name, device.identity, lambda: run(isa, self.generate, lambda lib: LaunchEngine(lib, device))
         )

@@ -25,6 +25,8 @@ from .hiprtc import INSTALL, hiprtc, options, rocm_library
 TOPOLOGY = Path("/sys/class/kfd/kfd/topology/nodes")
 _TO_DEVICE, _TO_HOST, _WITHIN = 1, 2, 3  # hipMemcpyKind
 _OUT_OF_MEMORY = 2  # hipErrorOutOfMemory
+_FACTS, _NAME = 1 << 16, 256
+"""More bytes than hipDeviceProp_t has in any version (R0600: 1,472), and those of its first member, the name."""
 UNITS = 64
 """Compute units, where the system does not tell."""
 
@@ -86,9 +88,34 @@ def rocm_device(index: int) -> "RocmDevice":
     _call(what, "hipDeviceGetName", name, 256, index)
     _call(what, "hipDeviceTotalMem", ctypes.byref(memory), index)
     _call(what, "hipDriverGetVersion", ctypes.byref(driver))
-    nodes = topology()
-    arch, units = nodes[index] if index < len(nodes) else ("", UNITS)
+    arch, units = _arch_and_units(index, there)
     return RocmDevice(index, name.value.decode(errors="replace"), arch, driver.value, memory.value, units)
+
+
+def _arch_and_units(index: int, there: int) -> tuple[str, int]:
+    """Architecture and compute units of a device; "" and a usual number where nobody tells.
+
+    The runtime is asked first: HIP_VISIBLE_DEVICES makes it leave out devices and count in another order than the
+    system does, whose order counts only where it knows as many devices.
+    """
+    nodes, arch = topology(), _told_arch(index)
+    if not arch:
+        return nodes[index] if len(nodes) == there else ("", UNITS)
+    return arch, next((units for known, units in nodes if known == arch), UNITS)
+
+
+def _told_arch(index: int) -> str:
+    """The architecture in what the runtime says of a device (hipDeviceProp_t.gcnArchName), or "".
+
+    The layout of that struct differs from version to version, and so does the function's name. gcnArchName is the one
+    member behind the name that begins with "gfx", as in "gfx90a:sramecc+:xnack-"; it is looked for, wherever it is.
+    """
+    for function in ("hipGetDevicePropertiesR0600", "hipGetDeviceProperties"):
+        facts = ctypes.create_string_buffer(_FACTS)
+        if hasattr(runtime(), function) and not getattr(runtime(), function)(facts, index):
+            found = re.search(rb"gfx[0-9a-f]+(?=[:\0])", facts.raw[_NAME:])
+            return found[0].decode() if found else ""
+    return ""
 
 
 def topology(root: Path | None = None) -> list[tuple[str, int]]:

@@ -13,7 +13,9 @@ import pytest
 
 import fusewire as fw
 from fusewire.ir.errors import DeviceError
+from fusewire.targets.launched import gpu
 from fusewire.targets.launched.device import Launch
+from fusewire.targets.launched.selftest import SelfTest
 from fusewire.targets.rocm import device, hiprtc
 from tests.launched.sources import block
 
@@ -87,6 +89,41 @@ def test_the_system_tells_architectures(tmp_path: Path) -> None:
     assert device.topology(tmp_path / "nowhere") == []
 
 
+def properties(arch: bytes) -> Callable[..., int]:
+    """What fills hipDeviceProp_t of ROCm 6, where gcnArchName stands at byte 1160."""
+
+    def fill(place: Any, index: int) -> int:
+        ctypes.memmove(place, b"gfxtron 3000", 12)  # a name
+        ctypes.memmove(ctypes.addressof(place) + 1160, arch, len(arch))
+        return 0
+
+    return fill
+
+
+@pytest.mark.parametrize("function", ["hipGetDevicePropertiesR0600", "hipGetDeviceProperties"])
+def test_the_runtime_tells_architectures_whatever_devices_it_shows(
+    function: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with HIP_VISIBLE_DEVICES=1: the system's first node is another device."""
+    other = {"hipGetDevicePropertiesR0600": lambda *given: 1} if function == "hipGetDeviceProperties" else {}
+    use(monkeypatch, **other, **{function: properties(b"gfx90a:sramecc+:xnack-")})
+    monkeypatch.setattr(device, "topology", lambda: [("gfx1100", 48), ("gfx90a", 110)])
+    found = device.rocm_device(0)
+    assert (found.arch, found.units) == ("gfx90a", 110)
+    device.rocm_device.cache_clear()
+    use(monkeypatch)  # a runtime that says nothing of it: two nodes may be in any order
+    assert device.rocm_device(0).arch == ""
+
+
+def test_wavefronts_must_be_the_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, hipGetDevicePropertiesR0600=properties(b"gfx1100"))
+    monkeypatch.setattr(gpu, "tested", lambda *given: SelfTest(None, 0.0))
+    with pytest.raises(DeviceError, match=r"made for 64 items in lockstep, and .* \(gfx1100\) has 32: build for -arch="):
+        fw.build(block(), "rocm")["default"](fw.device("rocm"))
+    for target in ("rocm -arch=gfx1100", "rocm -thread_warp_size=32"):
+        assert fw.build(block(), target)["default"](fw.device("rocm")).device == fw.device("rocm")
+
+
 def test_architectures(monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch)
     monkeypatch.setattr(device, "topology", lambda: [("gfx90a", 110)])
@@ -111,11 +148,11 @@ def test_a_launch(monkeypatch: pytest.MonkeyPatch) -> None:
         return 0
 
     found = use(monkeypatch, hipModuleLaunchKernel=launched, hipMalloc=stored(ctypes.c_void_p, 4096))
-    gpu = device.rocm_device(0)
-    memory = gpu.allocate(100, "a test")
-    gpu.launch(Launch("k", ctypes.c_void_p(5), 7, 64, (memory.address, -1, 1 << 40)))
+    found_gpu = device.rocm_device(0)
+    memory = found_gpu.allocate(100, "a test")
+    found_gpu.launch(Launch("k", ctypes.c_void_p(5), 7, 64, (memory.address, -1, 1 << 40)))
     assert seen == [((7, 1, 1, 64, 1, 1, 0), [4096, -1, 1 << 40])]
-    gpu.write(memory.address, np.zeros(5, np.float32))
+    found_gpu.write(memory.address, np.zeros(5, np.float32))
     (copy,) = [given for name, given in found.calls if name == "hipMemcpyAsync"]
     assert copy[0].value == 4096 and copy[2].value == 20 and copy[3] == 1
     assert found.calls[-1][0] == "hipStreamSynchronize"
@@ -125,8 +162,8 @@ def test_a_launch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_errors_name_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, hipMalloc=lambda place, size: 2, hipModuleLaunchKernel=lambda *given: 1)
-    gpu = device.rocm_device(0)
+    one = device.rocm_device(0)
     with pytest.raises(DeviceError, match="allocating 100 bytes for a test: the device has not enough memory"):
-        gpu.allocate(100, "a test")
+        one.allocate(100, "a test")
     with pytest.raises(DeviceError, match=r"launching the kernel k on .*hipModuleLaunchKernel gave 1"):
-        gpu.launch(Launch("k", ctypes.c_void_p(5), 1, 64, ()))
+        one.launch(Launch("k", ctypes.c_void_p(5), 1, 64, ()))

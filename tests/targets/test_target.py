@@ -25,6 +25,8 @@ CANONICAL = {
     "cuda --max-num-threads=256": "cuda -keys=cuda,gpu -max_num_threads=256 -thread_warp_size=32",
     "opencl -device='Some GPU'": "opencl -keys=opencl,gpu '-device=Some GPU' -max_num_threads=256 -thread_warp_size=1",
     "rocm -mcpu=gfx90a": "rocm -keys=rocm,gpu -arch=gfx90a -max_num_threads=256 -thread_warp_size=64",
+    "rocm -arch=gfx1100": "rocm -keys=rocm,gpu -arch=gfx1100 -max_num_threads=256 -thread_warp_size=32",
+    "rocm -thread_warp_size=32": "rocm -keys=rocm,gpu -max_num_threads=256 -thread_warp_size=32",
     "opencl -keys=opencl,cpu": "opencl -keys=opencl,cpu -max_num_threads=256 -thread_warp_size=1",
 }
 
@@ -107,6 +109,11 @@ def _libraries() -> dict[str, list[str]]:
         ("cpu -libs=auto,onednn", ["-libs", "auto:NAME"]),
         ("cpu -libs=onednn,auto", ["-libs", "auto:NAME"]),
         ("cpu -libs=auto:", ["at least one library"]),
+        ("cuda -thread_warp_size=64", ["64", "-thread_warp_size", "expected 32", "kind cuda"]),
+        ("rocm -arch=gfx1030 -thread_warp_size=64", ["64", "expected 32", "-arch=gfx1030"]),
+        ("rocm -arch=gfx942 -thread_warp_size=32", ["32", "expected 64", "-arch=gfx942"]),
+        ("rocm -thread_warp_size=16", ["expected 64 or 32", "kind rocm"]),
+        ("rocm -arch=gfx9", ["'gfx9'", "-arch", "such as gfx90a"]),
         ("cpu -num-cores=0", ["'0'", "-num-cores", "at least 1"]),
         ("cpu -num-cores=two", ["'two'", "-num-cores"]),
         ("cpu -num-cores", ["expected -key=value, got '-num-cores'"]),
