@@ -18,9 +18,11 @@ from .device import Device
 from .engine import Engine
 from .generate import Decide
 from .launched.code import LaunchCode
+from .launched.device import LaunchDevice
 from .launched.engine import LaunchEngine
 from .launched.gpu import GpuKind
 from .memory import Arena, plan
+from .opencl.devices import find
 from .opencl.kernels import generate as generate_opencl
 from .opencl.kernels import isa_for as opencl_isa_for
 from .opencl.queue import opencl_queue
@@ -96,6 +98,17 @@ BACKENDS = {
         *map(_gpu, GPU_KINDS.values()),
     )
 }
+
+
+def launch_device(target: Target) -> LaunchDevice:
+    """The first device that a target means, of a kind that is given launches.
+
+    Raises:
+        DeviceNotFound: it is not there.
+    """
+    if target.kind == "opencl":
+        return opencl_queue(find(target.device).index)
+    return GPU_KINDS[target.kind].device(target)
 
 
 def backend_of(kind: str) -> Backend:

@@ -19,7 +19,17 @@ from ...ir.errors import DeviceError, DeviceNotFound, RuntimeInputError
 from ..device import wanted_package
 from ..engine import Action, Array
 from ..launched.compiler import compile_all
-from ..launched.device import LOCAL, Block, Launch, held_in_one_block, homes, sharing, when_repeated
+from ..launched.device import (
+    LOCAL,
+    Block,
+    Launch,
+    Timer,
+    held_in_one_block,
+    homes,
+    sharing,
+    sizes_on_gpu,
+    when_repeated,
+)
 from ..launched.libqueue import LibraryQueue
 from ..prove import ALIGNED
 from .nvrtc import nvrtc, options
@@ -27,6 +37,8 @@ from .nvrtc import nvrtc, options
 INSTALL = "pip install 'fusewire[cuda]'"
 _TO_DEVICE, _TO_HOST, _WITHIN = 1, 2, 3  # cudaMemcpyKind
 _DLPACK_CUDA = 2
+_LONG, _MOST = 1e-3, 50
+"""Short launches are timed several in a row: for so many seconds, and so often at most."""
 
 _ONE_CAPTURE = threading.Lock()
 
@@ -141,6 +153,11 @@ class CudaDevice:
         """Device and driver."""
         return f"{self.index} / {self.name} / {self.arch} / driver {self.driver}"
 
+    @property
+    def software(self) -> str:
+        """Architecture and driver."""
+        return f"{self.arch}, driver {self.driver}"
+
     @contextlib.contextmanager
     def _doing(self, what: str) -> Iterator[Any]:
         """CuPy, with this device as the current one."""
@@ -155,6 +172,10 @@ class CudaDevice:
     def shares(self, thread_bytes: int, items: int) -> int:
         """How many work-items share the iterations of a launch."""
         return sharing(self.units * LOCAL, thread_bytes, items)
+
+    def sizes(self, items: int) -> list[int]:
+        """Other numbers of work-items in a work-group that are worth a try."""
+        return sizes_on_gpu(items)
 
     def allocate(self, nbytes: int, what: str) -> Block:
         """New memory; CuPy gives what starts at a multiple of 512 bytes."""
@@ -243,11 +264,29 @@ class CudaDevice:
         return replay
 
     def seconds(self, launches: Sequence[Launch], repeat: int) -> list[float]:
-        """How long launches take, by CUDA's events."""
+        """How long launches take, by CUDA's events; short ones in a row, as the host's part is in the time, too."""
+        run = self._warm(launches)
+        many = int(np.clip(_LONG / max(*self.seconds_of(run, 2), 1e-9), 1, _MOST)) if launches else 1
+        if many > 1:
+            run = self._warm([*launches] * many)
+        return [seconds / many for seconds in self.seconds_of(run, repeat)]
+
+    def _warm(self, launches: Sequence[Launch]) -> Action:
+        """Launches that have been run, and recorded."""
         run = self.recorded(launches)
         run()
         run()  # which captures them
-        return self.seconds_of(run, repeat)
+        return run
+
+    def timer(self, launches: Sequence[Launch]) -> Timer:
+        """What times launches, by CUDA's events."""
+        run = self._warm(launches)
+
+        def go(before: Action) -> float:
+            before()
+            return self.seconds_of(run, 1)[0]
+
+        return go
 
     def seconds_of(self, run: Action, repeat: int) -> list[float]:
         """How long what a function puts into the current stream takes, by CUDA's events."""

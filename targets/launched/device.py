@@ -19,11 +19,20 @@ _CALLED = re.compile(r"(\w+)\(")
 LOCAL = 256
 """Work-items in a work-group of a GPU; FW_LOCAL in the sources."""
 
+LEAST_LOCAL, MOST_LOCAL = 32, 1024
+"""The smallest and largest work-groups of a GPU that are worth a try."""
+
 SHARED_BYTES = 256 << 20
 """Bytes of scratch that work-items who take shares of a loop may have together."""
 
 Place: TypeAlias = Any
 """Where in its memory a device finds something: an address, or with OpenCL a buffer or a part of one. Hashable."""
+
+
+Timer: TypeAlias = Callable[[Action], float]
+"""Runs launches once, behind what a function puts into the stream, and gives the seconds from the start of the first
+to the end of the last by the device's clock. Where that function keeps the device busy for longer than the host needs
+for the launches, nothing else is in that time."""
 
 
 class Memory(Protocol):
@@ -115,6 +124,10 @@ class LaunchDevice(Protocol):
         """How many work-items share the iterations of a launch that can use `items`, each with so much scratch."""
         ...
 
+    def sizes(self, items: int) -> list[int]:
+        """Other numbers than `local` that are worth a try for a launch of `items`, the likeliest first."""
+        ...
+
     def allocate(self, nbytes: int, what: str) -> Memory:
         """New memory, for `what`."""
         ...
@@ -155,6 +168,10 @@ class LaunchDevice(Protocol):
         """How long launches take, by the device's clock, `repeat` times, after a time to warm up."""
         ...
 
+    def timer(self, launches: Sequence[Launch]) -> Timer:
+        """What times launches, each time anew."""
+        ...
+
     def wait(self) -> None:
         """Wait until all is done."""
         ...
@@ -182,6 +199,11 @@ class LaunchDevice(Protocol):
 
 class GpuDevice(LaunchDevice, Protocol):
     """A device whose places are addresses, and where libraries are given a stream."""
+
+    @property
+    def software(self) -> str:
+        """Architecture and driver: what tuning finds is for both."""
+        ...
 
     def allocate(self, nbytes: int, what: str) -> Block:
         """New memory, for `what`."""
@@ -236,3 +258,10 @@ def homes(files: Sequence[tuple[str, str]], modules: Sequence[T]) -> dict[str, T
     static, so what else the texts call does no harm.
     """
     return {name: module for (_, text), module in zip(files, modules, strict=True) for name in _CALLED.findall(text)}
+
+
+def sizes_on_gpu(items: int) -> list[int]:
+    """`sizes` of a GPU: whole warps, powers of two, and no more than a launch has work for; those near `LOCAL` first."""
+    powers = [1 << k for k in range(LEAST_LOCAL.bit_length() - 1, MOST_LOCAL.bit_length())]
+    fitting = [size for size in powers if size != LOCAL and (size < items or size == LEAST_LOCAL)]
+    return sorted(fitting, key=lambda size: abs(size.bit_length() - LOCAL.bit_length())) if items else []

@@ -251,6 +251,10 @@ class LaunchEngine:
         put = self.device.write if isinstance(array, np.ndarray) else self.device.take
         put(self._places[slot], array)
 
+    def fill(self, slot: int, source: Place) -> None:
+        """Copy memory of the device into an input."""
+        self.device.copy(self._places[slot], source, self.lib.program.slots[slot].nbytes)
+
     def share(self, slot: int, array: Any) -> None:
         """Let an input be an array of the device where its kernels can read it; copy others."""
         place = None if isinstance(array, np.ndarray) or not array.size else self.device.place(array)

@@ -16,7 +16,7 @@ from ..program import Program
 from ..runnable import Runnable
 from ..target import Target, warp_sizes
 from .code import LaunchCode, generate_launches
-from .device import LaunchDevice
+from .device import GpuDevice, LaunchDevice
 from .engine import LaunchEngine
 from .selftest import SelfTest, run, tested
 
@@ -43,7 +43,7 @@ class GpuKind:
     local_bytes: int
     units: Mapping[str, int]
     count: Callable[[], int]
-    open: Callable[[int], LaunchDevice]
+    open: Callable[[int], GpuDevice]
 
     def isa_for(self, target: Target) -> Isa:
         """What schedules write for: 16 bytes are what one access moves, and 32 of them half of the registers."""
@@ -74,8 +74,8 @@ class GpuKind:
             DeviceNotFound: there is none.
             DeviceError: the code is for another architecture, or the device computes wrongly.
         """
-        found = self.open(self._number(target.device, device.index))
-        found.arch_for(_arch(code.isa))
+        found = self.device(target, device.index)
+        found.arch_for(arch_of(code.isa))
         self._check_warp(code.isa, found)
         self.tested(found.index).require(found.name)
         return Device(self.kind, found.index)
@@ -89,8 +89,13 @@ class GpuKind:
                 f"{fitting[0]}: build for -arch={found.arch}"
             )
 
-    def _number(self, wanted: str | None, index: int) -> int:
-        devices = [self.open(k) for k in range(self.count())]
+    def device(self, target: Target, index: int = 0) -> GpuDevice:
+        """Number `index` of the devices that a target's `-device=` means.
+
+        Raises:
+            DeviceNotFound: there is none.
+        """
+        wanted, devices = target.device, [self.open(k) for k in range(self.count())]
         fitting = [d for d in devices if wanted is None or wanted == str(d.index) or wanted.lower() in d.name.lower()]
         if index >= len(fitting):
             listed = "; ".join(f"{d.index}: {d.name} ({d.arch})" for d in devices)
@@ -98,7 +103,7 @@ class GpuKind:
             raise DeviceNotFound(
                 f"{asked} means {len(fitting)} devices, number {index} was asked for; there are {listed}"
             )
-        return fitting[index].index
+        return fitting[index]
 
     def tested(self, index: int) -> SelfTest:
         """The result of a device's self-test, from the cache if it was tested before."""
@@ -110,9 +115,9 @@ class GpuKind:
 
     def engine(self, lib: Runnable, device: Device) -> Engine:
         """What runs a program on a device."""
-        return LaunchEngine(lib, self.open(device.index), _arch(lib.code.isa))
+        return LaunchEngine(lib, self.open(device.index), arch_of(lib.code.isa))
 
 
-def _arch(isa: Isa) -> str | None:
+def arch_of(isa: Isa) -> str | None:
     """The architecture that a target named."""
     return isa.name.partition(" ")[2] or None

@@ -14,7 +14,7 @@ from attrs import define, field, frozen
 from ...ir.errors import RuntimeInputError
 from ..engine import Action, Array
 from ..host import aligned, memory_limits
-from ..launched.device import Launch, when_repeated
+from ..launched.device import Launch, Timer, when_repeated
 from ..launches import ALIGN
 from ..memory import rounded
 from .devices import pyopencl
@@ -111,6 +111,10 @@ class OpenclQueue:
     def shares(self, thread_bytes: int, items: int) -> int:
         """How many work-items share the iterations of a launch."""
         return self.session.shares(thread_bytes, items)
+
+    def sizes(self, items: int) -> list[int]:
+        """Other numbers of work-items in a work-group that are worth a try."""
+        return self.session.sizes(items)
 
     # Memory
 
@@ -223,6 +227,16 @@ class OpenclQueue:
         """How long launches take, by their events; what lies between them does not count."""
         times = [sum(end - start for start, end in self.events(launches)) for _ in range(repeat + 1)]
         return times[1:]
+
+    def timer(self, launches: Sequence[Launch]) -> Timer:
+        """What times launches: each has events of its own, so the host's part is in no time."""
+
+        def go(before: Action) -> float:
+            before()
+            times = self.events(launches)
+            return max(end for _, end in times) - times[0][0] if times else 0.0
+
+        return go
 
     def events(self, launches: Sequence[Launch]) -> list[tuple[float, float]]:
         """Run launches; when each of them began and ended, in seconds by the clock of the device."""

@@ -18,7 +18,7 @@ from attrs import define, field
 from ...ir.errors import DeviceError, DeviceNotFound, RuntimeInputError
 from ..engine import Action, Array
 from ..launched.compiler import compile_all
-from ..launched.device import LOCAL, Block, Launch, held_in_one_block, homes, sharing
+from ..launched.device import LOCAL, Block, Launch, Timer, held_in_one_block, homes, sharing, sizes_on_gpu
 from ..launched.libqueue import LibraryQueue
 from .hiprtc import INSTALL, hiprtc, options, rocm_library
 
@@ -177,6 +177,11 @@ class RocmDevice:
         """Device and driver."""
         return f"{self.index} / {self.name} / {self.arch} / driver {self.driver}"
 
+    @property
+    def software(self) -> str:
+        """Architecture and driver."""
+        return f"{self.arch}, driver {self.driver}"
+
     def arch_for(self, wanted: str | None) -> str:
         """The architecture to compile for.
 
@@ -211,6 +216,10 @@ class RocmDevice:
     def shares(self, thread_bytes: int, items: int) -> int:
         """How many work-items share the iterations of a launch."""
         return sharing(self.units * LOCAL, thread_bytes, items)
+
+    def sizes(self, items: int) -> list[int]:
+        """Other numbers of work-items in a work-group that are worth a try."""
+        return sizes_on_gpu(items)
 
     def allocate(self, nbytes: int, what: str) -> Block:
         """New memory."""
@@ -281,6 +290,20 @@ class RocmDevice:
         """How long launches take, by events."""
         action = self.recorded(launches)
         action()
+        return self.seconds_of(action, repeat)
+
+    def timer(self, launches: Sequence[Launch]) -> Timer:
+        """What times launches, by events."""
+        run = self.recorded(launches)
+
+        def go(before: Action) -> float:
+            before()
+            return self.seconds_of(run, 1)[0]
+
+        return go
+
+    def seconds_of(self, action: Action, repeat: int) -> list[float]:
+        """How long what a function puts into the stream takes, by events."""
         start, end, taken = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_float()
         times = []
         for event in (start, end):

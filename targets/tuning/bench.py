@@ -14,6 +14,7 @@ from ..implement import choose, entries, named, stem
 from ..lower import Problem
 from ..program import KernelStep, Program, make_program
 from ..runnable import Runnable
+from ..target import Target
 from .search import Bench, Option
 
 Array = npt.NDArray[Any]
@@ -21,8 +22,8 @@ Array = npt.NDArray[Any]
 MakeBench = Callable[[Function, Mapping[int, Array], Sequence[Option]], Bench]
 """The bench of a group: from the function, its known inputs by position, and its candidates."""
 
-Benches = Callable[[Runnable, int], AbstractContextManager[MakeBench]]
-"""Benches for the groups of a module, on the device with this number."""
+Benches = Callable[[Runnable, Target], AbstractContextManager[MakeBench]]
+"""Benches for the groups of a module, on the device that its target means."""
 
 MEMORY_SWEEP = 64 << 20
 """Bytes read between runs at most: what a whole network touches before it comes to the same weights again."""

@@ -35,6 +35,10 @@ class ChildFailed(FusewireError):
     """A request was not answered: the process crashed, or took too long. The next request starts a new one."""
 
 
+class Unusable(FusewireError):
+    """What was asked for failed, and left the process in a state in which everything else would fail, too: it ends."""
+
+
 @define(eq=False)
 class Child:
     """A process that answers requests; started by the first one, and again after a failure.
@@ -89,9 +93,11 @@ class Child:
             if not self._pipe.poll(limit):
                 self.close()
                 raise ChildFailed(f"took longer than {limit:g} s")
-            fine, answer = self._pipe.recv()
+            fine, answer, last = self._pipe.recv()
         except (EOFError, OSError):
             raise ChildFailed(self._crash()) from None
+        if last:
+            self.close()
         if not fine:
             raise FusewireError(answer)
         return answer
@@ -133,13 +139,14 @@ def main() -> None:
     module, arguments = pickle.loads(bytes.fromhex(given))
     with contextlib.suppress(EOFError, OSError), Connection(int(number)) as pipe:
         answer: Callable[[Any], object] = importlib.import_module(module).serve(*arguments)
-        pipe.send((True, None))
-        while True:
+        pipe.send((True, None, False))
+        last = False
+        while not last:
             limit, request = pipe.recv()
             signal.setitimer(signal.ITIMER_REAL, limit + GRACE)
             try:
                 reply: tuple[bool, object] = True, answer(request)
             except FusewireError as error:
-                reply = False, str(error)
+                reply, last = (False, str(error)), isinstance(error, Unusable)
             signal.setitimer(signal.ITIMER_REAL, 0)
-            pipe.send(reply)
+            pipe.send((*reply, last))

@@ -20,6 +20,7 @@ from ..implement import Decision
 from ..memory import plan
 from ..program import Program
 from ..runnable import Factory, Runnable
+from ..target import Target
 from .bench import LOOPS, Array, MakeBench, factors_of, program_of, random_inputs, sweep_bytes, wrong
 from .search import Option
 
@@ -73,7 +74,7 @@ class CpuBench:
 
 
 @contextlib.contextmanager
-def cpu_benches(lib: Runnable, number: int = 0) -> Iterator[MakeBench]:
+def cpu_benches(lib: Runnable, target: Target) -> Iterator[MakeBench]:
     """Benches for the groups of a module."""
     sweep = np.ones(sweep_bytes(lib.program) // 4, np.float32)
     yield lambda function, constants, options: CpuBench(function, constants, lib.code.isa, lib.threads, sweep, options)

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from attrs import frozen
 
-from ...ir.errors import DeviceNotFound, FusewireError
+from ...ir.errors import DeviceError, DeviceNotFound, FusewireError
 from ...ir.expr import Call, Function
 from ...ir.hashing import structural_hash
 from ...ir.types import TensorType, Type, tensors_of
 from ...ir.visitor import post_order
+from ..backends import GPU_KINDS
 from ..compiled import CompiledModule
 from ..cpuinfo import Isa, cpu_features
 from ..explain import operators
@@ -47,8 +48,8 @@ class Place:
         return Key(self.target, self.device, self.driver, self.threads, work_of(function), digest)
 
 
-def place_of(target: Target, isa: Isa, threads: int) -> Place | None:
-    """Where a module for a target runs; None for kinds of targets that are not tuned.
+def place_of(target: Target, isa: Isa, threads: int) -> Place:
+    """Where a module for a target runs.
 
     Raises:
         DeviceNotFound: it runs on a device that is not there.
@@ -57,7 +58,10 @@ def place_of(target: Target, isa: Isa, threads: int) -> Place | None:
         compiler = find_compiler()
         driver = f"{compiler.family}: {compiler.version}, {isa.name}"
         return Place("cpu", cpu_features().name, driver, isa, threads)
-    return opencl_place(find(target.device), isa, threads) if target.kind == "opencl" else None
+    if target.kind == "opencl":
+        return opencl_place(find(target.device), isa, threads)
+    gpu = GPU_KINDS[target.kind].device(target)
+    return Place(target.kind, gpu.name, f"{gpu.software}, {isa.name}", isa, 0)
 
 
 def opencl_place(device: OpenclDevice, isa: Isa, threads: int) -> Place:
@@ -104,7 +108,7 @@ def decide_by(records: TuningStore, target: Target, isa: Isa, threads: int) -> D
     def place() -> Place | None:
         try:
             return place_of(target, isa, threads)
-        except DeviceNotFound as error:
+        except (DeviceNotFound, DeviceError) as error:
             if records.locked:
                 raise
             _log.info("building for '%s' without tuning records: %s", target, error)
@@ -154,8 +158,6 @@ def freeze(lib: CompiledModule, asked: Mapping[Key, Decision | None], path: Path
     lines: set[str] = set()
     code = lib.runnable.code
     place = place_of(lib.target, code.isa, lib.threads)
-    if place is None:
-        raise FusewireError(f"nothing is decided by measurement for the target {lib.target.kind}")
     for step in lib.program.leaf_steps():
         if isinstance(step, KernelStep):
             known = {k for k, slot in enumerate(step.inputs) if slot in lib.program.constants}

@@ -17,20 +17,19 @@ from ..build import build
 from ..compiled import CompiledModule
 from ..implement import Decision
 from ..lower import make_problem
-from ..opencl.devices import find
 from ..program import KernelStep
 from ..target import Target
 from .bench import Benches, MakeBench, constants_of, options_of, tunable
 from .cpu import cpu_benches
 from .decide import freeze, place_of
 from .judge import Modules, judge, step_times
-from .opencl import opencl_benches
+from .launched import launch_benches
 from .search import BUDGETS, Bench, Option, Outcome, search
 from .store import LEVELS, LOCKFILE, Key, Timing, TuningStore, open_store
 
 _log = logging.getLogger("fusewire")
 
-BENCHES: Mapping[str, Benches] = {"cpu": cpu_benches, "opencl": opencl_benches}
+BENCHES: Mapping[str, Benches] = {"cpu": cpu_benches, **dict.fromkeys(("opencl", "cuda", "rocm"), launch_benches)}
 """What tries candidates, by kind of target."""
 
 Progress = Callable[[str, int, int], None]
@@ -146,9 +145,7 @@ def tune(
     for name, value in (("trials", trials), ("seconds", seconds)):
         if value is not None and not (isinstance(value, int | float) and value >= 0):
             raise FusewireError(f"{name} must be a number that is not negative, got {value!r}")
-    if (where := Target(target)).kind not in BENCHES:
-        raise FusewireError(f"tuning is there for the targets {' and '.join(BENCHES)}, got {where.kind}")
-    number = find(where.device).index if where.kind == "opencl" else 0
+    where = Target(target)
     budget = BUDGETS[level]
     store = open_store(records)
     most, longest = budget.trials if trials is None else trials, budget.seconds if seconds is None else seconds
@@ -158,7 +155,7 @@ def tune(
     def built(store: TuningStore) -> CompiledModule:
         return build(mod, target, params, shape, records=store)
 
-    with BENCHES[where.kind]((before := built(store)).runnable, number) as make_bench:
+    with BENCHES[where.kind]((before := built(store)).runnable, where) as make_bench:
         groups = tuner.run(before, make_bench, progress)
     keys = {name: group.key for group in groups for name in group.steps}
     scales = Modules(built(TuningStore()), lambda: built(store), keys)
@@ -280,7 +277,6 @@ class _Tuner:
         times = _profile(lib)
         isa, kind = lib.runnable.code.isa, lib.target.kind
         place = place_of(lib.target, isa, lib.threads)
-        assert place is not None
         for step in lib.program.leaf_steps():
             if not isinstance(step, KernelStep) or not tunable(step.function):
                 continue

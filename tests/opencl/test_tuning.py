@@ -21,7 +21,7 @@ from fusewire.targets.target import Target
 from fusewire.targets.tuning import judge, tune
 from fusewire.targets.tuning.bench import constants_of
 from fusewire.targets.tuning.decide import opencl_place, place_of
-from fusewire.targets.tuning.opencl import OpenclBench, OpenclTrial, opencl_benches
+from fusewire.targets.tuning.launched import LaunchBench, LaunchTrial, launch_benches
 from fusewire.targets.tuning.search import Option, Outcome
 from fusewire.targets.tuning.serving import Job
 from fusewire.targets.tuning.store import TuningStore
@@ -80,7 +80,6 @@ def decided(mod: fw.IRModule, params: dict[str, fw.NDArray], target: str, config
     (step,) = lib.program.leaf_steps()
     assert isinstance(step, KernelStep)
     place = place_of(lib.target, lib.runnable.code.isa, lib.threads)
-    assert place is not None
     default = next(c.config for c in lib.explain().choices[0].candidates if c.name == "gemm.opencl")
     store = TuningStore()
     known = constants_of(lib.program, step)
@@ -158,19 +157,18 @@ def test_what_crashes_or_hangs_is_recorded_and_the_search_goes_on(target: str, m
     lib = fw.build(plain(), target)
     (step,) = lib.program.leaf_steps()
     good, crashing, hanging = (Option("loops.opencl", {"group": n}) for n in (1, 2, 4))
-    real = OpenclBench.job
+    real = LaunchBench.job
 
-    def planted(self: OpenclBench, option: Option) -> Job:
+    def planted(self: LaunchBench, option: Option) -> Job:
         statement = {2: CRASH, 4: HANG}.get(option.config.get("group", 0))
         return poisoned(real(self, option), statement) if statement else real(self, option)
 
-    monkeypatch.setattr(OpenclBench, "job", planted)
-    number = find(Target(target).device).index
-    with opencl_benches(lib.runnable, number) as make_bench:
+    monkeypatch.setattr(LaunchBench, "job", planted)
+    with launch_benches(lib.runnable, Target(target)) as make_bench:
         bench = make_bench(step.function, {}, [good])
-        assert isinstance(bench, OpenclBench)
+        assert isinstance(bench, LaunchBench)
         (first,) = bench.make([good])
-        assert isinstance(first, OpenclTrial) and first.seconds() > 0
+        assert isinstance(first, LaunchTrial) and first.seconds() > 0
         (crashed,) = bench.make([crashing])
         assert isinstance(crashed, str) and crashed.startswith("crashed (signal SIG")
         bench.limit = 1.5

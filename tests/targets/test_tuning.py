@@ -61,7 +61,6 @@ def decided(store: TuningStore, implementation: str, config: dict[str, int]) -> 
         if "conv2d" in step.name:
             known = tuple(constants_of(lib.program, step))
             place = place_of(lib.target, lib.code.isa, 1)
-            assert place is not None
             store.decide(place.key(step.function, known), implementation, config, "normal")
     return fw.build(mod, TARGET, params, records=store)
 
@@ -100,7 +99,7 @@ def test_a_wrong_kernel_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     step = next(s for s in lib.program.leaf_steps() if "conv2d" in s.name and isinstance(s, KernelStep))
     constants = constants_of(lib.program, step)
     options = options_of(make_problem(step.function, "K", lib.code.isa, 1, tuple(constants)))
-    with cpu_benches(lib.runnable) as make_bench:
+    with cpu_benches(lib.runnable, lib.target) as make_bench:
         bench = make_bench(step.function, constants, options)
     assert isinstance(bench, CpuBench)
     good = bench.make(bench.options[:1])[0]

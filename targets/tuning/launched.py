@@ -1,7 +1,8 @@
-"""Tuning on `opencl`: candidates are lowered here, and made, verified and timed in a process of their own.
+"""Tuning on `opencl`, `cuda` and `rocm`: candidates are lowered here, and made, verified and timed in a process of their own.
 
 A kernel that hangs or crashes takes that process down and no more: the candidate is recorded with what happened, and
-another process goes on. Times are those of the device's events.
+another process goes on. So it does after an error that leaves the process unusable: on GPUs an access of memory that is
+not there breaks all that follows in the same process. Times are those of the device's events.
 """
 
 import contextlib
@@ -13,19 +14,21 @@ from attrs import define, field
 
 from ...ir.errors import FusewireError
 from ...ir.expr import Function
+from ..backends import backend_of, launch_device
 from ..implement import Decision
 from ..launched.code import LaunchCode
-from ..memory import plan
-from ..opencl.devices import all_devices
-from ..opencl.kernels import generate
-from ..opencl.runtime import session
+from ..launched.device import LaunchDevice
+from ..launched.gpu import arch_of
 from ..runnable import Runnable
 from ..schedules.space import GROUP
+from ..target import Target
 from .bench import LOOPS, Array, MakeBench, factors_of, program_of, random_inputs, sweep_bytes, wrong
 from .child import Child
 from .search import Option
 from .serving import Compile, Job, Make, Time, job_of
 
+SERVING = f"{__package__}.serving"
+"""The module whose `serve` runs there."""
 REFERENCE_LIMIT = 300.0
 """Seconds that the plain loops may take."""
 LEAST_LIMIT, TIMES_FIRST = 10.0, 20.0
@@ -43,7 +46,8 @@ class Worker:
 
     def compile(self, jobs: Sequence[Job], limit: float) -> None:
         """Compile candidates there, several at a time."""
-        self.child.ask(Compile([file for job in jobs for file in job.files]), limit)
+        files, arch = [file for job in jobs for file in job.files], arch_of(jobs[0].isa)
+        self.child.ask(Compile(files, arch), limit)
 
     def make(self, job: Job, limit: float) -> tuple[int, list[Array]]:
         """Make a candidate there: its number and its results."""
@@ -58,14 +62,15 @@ class Worker:
 
 
 @define(eq=False)
-class OpenclBench:
+class LaunchBench:
     """One group on one device; implements `search.Bench`.
 
     Attributes:
         function: the group.
         constants: its known inputs by position.
         lib: the module that it is a part of.
-        index: the number of the device.
+        kind: of the target.
+        device: what they run on.
         options: the candidates.
         worker: where they run.
         limit: seconds that a candidate may take to be made and run.
@@ -74,7 +79,8 @@ class OpenclBench:
     function: Function
     constants: Mapping[int, Array]
     lib: Runnable
-    index: int
+    kind: str
+    device: LaunchDevice
     options: Sequence[Option]
     worker: Worker
     limit: float = 0.0
@@ -82,7 +88,7 @@ class OpenclBench:
     _reference: list[Array] = field(factory=list)
     _items: dict[str, int] = field(factory=dict)
 
-    def make(self, options: Sequence[Option]) -> list["OpenclTrial | str"]:
+    def make(self, options: Sequence[Option]) -> list["LaunchTrial | str"]:
         """Candidates, each compared with the generic loops on the same device.
 
         Raises:
@@ -90,7 +96,7 @@ class OpenclBench:
         """
         if not self._reference:
             self._inputs.update(random_inputs(self.function, self.constants))
-            job = self.job(Option(f"{LOOPS}.opencl", {}))
+            job = self.job(Option(f"{LOOPS}.{self.kind}", {}))
             _, self._reference = self.worker.make(job, REFERENCE_LIMIT)
         jobs = [self.job(option) for option in options]
         if len(jobs) > 1:
@@ -100,30 +106,34 @@ class OpenclBench:
 
     def resized(self, option: Option) -> Sequence[Option]:
         """A candidate with other numbers of work-items in a work-group."""
-        sizes = session(self.index).sizes(self._items.get(_name(option), 0))
+        sizes, isa = self.device.sizes(self._items.get(_name(option), 0)), self.lib.code.isa
+        if isa.device and isa.gpu:
+            sizes = [size for size in sizes if size % isa.device.warp == 0 and size <= isa.device.max_group]
         return [Option(option.implementation, {**option.config, GROUP: size}, option.predicted) for size in sizes]
 
     def job(self, option: Option) -> Job:
         """A candidate, lowered and printed."""
         program = program_of(self.function, self.constants)
         decision = Decision(option.implementation, option.config)
-        code = generate(program, self.lib.code.isa, self.lib.threads, lambda problem, function: decision)
+        backend = backend_of(self.kind)
+        code = backend.generate(program, self.lib.code.isa, self.lib.threads, lambda problem, function: decision)
+        assert isinstance(code, LaunchCode)
         self._items[_name(option)] = self._open_items(code)
-        return job_of(program, code, plan(program, align=LaunchCode.ALIGN), self._inputs)
+        return job_of(self.kind, program, code, backend.plan(program, code), self._inputs)
 
     def _open_items(self, code: LaunchCode) -> int:
         """Iterations of the largest launch whose work-groups may have any size; 0: there is none."""
         calls = [call for step in code.steps.values() for call in step.calls if not (call.group or call.thread_bytes)]
         return max((call.items for call in calls), default=0)
 
-    def _checked(self, job: Job) -> "OpenclTrial | str":
+    def _checked(self, job: Job) -> "LaunchTrial | str":
         start = time.monotonic()
         try:
             number, results = self.worker.make(job, self.limit or REFERENCE_LIMIT)
         except FusewireError as error:
             return str(error)
         self.limit = self.limit or max(LEAST_LIMIT, TIMES_FIRST * (time.monotonic() - start))
-        trial = OpenclTrial(self, job, number, self.worker.child.ended)
+        trial = LaunchTrial(self, job, number, self.worker.child.ended)
         weakref.finalize(trial, self.worker.forgotten.append, number)
         return wrong(results, self._reference, factors_of(job.program)) or trial
 
@@ -133,10 +143,10 @@ def _name(option: Option) -> str:
 
 
 @define(eq=False)
-class OpenclTrial:
+class LaunchTrial:
     """A candidate in the other process; implements `search.Trial`."""
 
-    bench: OpenclBench
+    bench: LaunchBench
     job: Job
     number: int
     process: int
@@ -156,10 +166,10 @@ class OpenclTrial:
 
 
 @contextlib.contextmanager
-def opencl_benches(lib: Runnable, number: int) -> Iterator[MakeBench]:
-    """Benches for the groups of a module, on the device with this number; the process ends with them."""
-    identity = all_devices()[number].identity
-    child = Child(f"{__package__}.serving", (number, identity, sweep_bytes(lib.program)))
+def launch_benches(lib: Runnable, target: Target) -> Iterator[MakeBench]:
+    """Benches for the groups of a module, on the device that its target means; the process ends with them."""
+    kind, device = target.kind, launch_device(target)
+    child = Child(SERVING, (f"{kind} -device={device.index}", device.identity, sweep_bytes(lib.program)))
     worker = Worker(child)
     with contextlib.closing(child):
-        yield lambda function, constants, options: OpenclBench(function, constants, lib, number, options, worker)
+        yield lambda function, constants, options: LaunchBench(function, constants, lib, kind, device, options, worker)
