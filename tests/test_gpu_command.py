@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 import fusewire as fw
-from benchmarks.gpu import checks, children, command, jobs, models, needs, report, twin, worker
+from benchmarks.gpu import checks, children, command, engines, jobs, models, needs, report, twin, worker
 from benchmarks.gpu.jobs import COMPILED, EAGER, Job
 from tests.opencl.present import DEVICES, needs_device
 
@@ -79,6 +79,18 @@ def test_products_and_kernels_on_the_cpu() -> None:
     for name in ("gemm/matmul/64/bfloat16/cpu", "streaming/softmax_last/262144/float32/cpu"):
         row, _ = worker.answer(name, small=True)
         assert "error" not in row and row["difference"] < 1e-2 and row["nbytes"] > 0
+
+
+def test_a_layer_is_tuned_and_timed_before_and_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "SEARCH", 1.0)
+    (first, *_) = jobs.jobs("tuning", "cpu")
+    row, goes_on = worker.answer(first.name, small=True)
+    assert goes_on and "error" not in row, row
+    assert row["difference"] < 1e-5 and row["untuned"]["device_ms"] > 0 and row["tried"] >= 1 and not row["problems"]
+    failed = {"job": jobs.jobs("tuning", "cuda")[1].name, "error": "DeviceError: gone"}
+    text = report.section("tuning", {"status": "done", "rows": [row | {"problems": ["one: too large"]}, failed]})
+    assert "| simple" in text and "one: too large" in text and "gone" in text
+    assert ("; ".join(row["chosen"]) if row["kept"] else "withdrawn") in text
 
 
 def script(folder: Path, text: str) -> list[str]:

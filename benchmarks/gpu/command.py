@@ -7,10 +7,10 @@
 
 It runs the tests of operators and of random graphs on the device, the tutorial with and without libraries, small
 networks under compute-sanitizer (where it is installed), and times convolution + batch norm + ReLU, matrix products,
-kernels that move memory, ResNet-50, BERT and a step of GPT-2, beside cuDNN, PyTorch and torch.compile. Everything runs
-in processes of its own; what crashes or takes too long is reported and left. FOLDER/gpu-DATE-DEVICE.json, .md and .png
-are written again after each row, so that nothing is lost where the command is stopped. The exit status is 1 where a
-test failed or compute-sanitizer found something.
+kernels that move memory, ResNet-50, BERT and a step of GPT-2, beside cuDNN, PyTorch and torch.compile, and tunes three
+layers. Everything runs in processes of its own; what crashes or takes too long is reported and left.
+FOLDER/gpu-DATE-DEVICE.json, .md and .png are written again after each row, so that nothing is lost where the command is
+stopped. The exit status is 1 where a test failed or compute-sanitizer found something.
 """
 
 import datetime

@@ -15,14 +15,18 @@ from typing import Any
 import numpy as np
 
 import fusewire as fw
+from fusewire.targets.build import CompiledModule
 from fusewire.targets.opencl.devices import find
 from fusewire.targets.target import Target
+from fusewire.targets.tuning.store import TuningStore
 
 from .jobs import COMPILED, Job
 from .models import Array, Model
 from .twin import twin
 
 Row = dict[str, Any]
+SEARCH = 5.0
+"""Seconds of a search in the section "tuning"; what has begun is finished."""
 SECONDS = 0.25
 """How long to repeat a run, about."""
 
@@ -67,7 +71,8 @@ def run(job: Job, small: bool = False) -> Row:
         Exception: as PyTorch likes.
     """
     key = job.section, job.case, job.batch, job.precision, small
-    row, first = (_torch if job.by_torch else _fusewire)(job, subject(*key))
+    made = _torch if job.by_torch else _tuned if job.section == "tuning" else _fusewire
+    row, first = made(job, subject(*key))
     reference = exact(*key)
     if reference is not None:
         scale = float(np.abs(reference).max()) or 1.0
@@ -93,13 +98,37 @@ def timed(once: Callable[[], None]) -> dict[str, float | int]:
 def _fusewire(job: Job, model: Model) -> tuple[Row, Array]:
     start = time.perf_counter()
     lib = fw.build(fw.IRModule.from_expr(model.function), job.target, dict(model.params))
+    row, first = _measured(lib, job, model)
+    return {"build_seconds": time.perf_counter() - start, **row}, first
+
+
+def _tuned(job: Job, model: Model) -> tuple[Row, Array]:
+    """The network with what a search has found, and in "untuned" the times without."""
+    mod = fw.IRModule.from_expr(model.function)
+    plain, _ = _measured(fw.build(mod, job.target, dict(model.params)), job, model)
+    found = fw.tune(mod, job.target, dict(model.params), level="fast", seconds=SEARCH, records=TuningStore())
+    row, first = _measured(found.lib, job, model)
+    timings = [t for group in found.groups if group.outcome for t in group.outcome.timings]
+    decided = [group.decision for group in found.groups if group.decision]
+    row |= {
+        "untuned": {"ms": plain["ms"], "device_ms": plain["device_ms"]},
+        "kept": found.kept,
+        "tried": len(timings),
+        "problems": [f"{t.implementation} {dict(t.config)}: {t.problem}" for t in timings if t.problem],
+        "chosen": [f"{d.implementation} {dict(d.config)}" for d in decided],
+        "search_seconds": found.seconds,
+    }
+    return row, first
+
+
+def _measured(lib: CompiledModule, job: Job, model: Model) -> tuple[Row, Array]:
     device = fw.device(Target(job.engine).kind, 0)
     module = fw.GraphModule(lib["default"](device))
     for name, value in model.inputs.items():
         module.set_input(name, value)
     module.run()
     first = np.array(module.get_output(0).numpy())
-    row: Row = {"build_seconds": time.perf_counter() - start, "ms": timed(module.run)}
+    row: Row = {"ms": timed(module.run)}
     steps = module.profile(repeat=20, peaks=False).steps
     longest = sorted(steps, key=lambda s: -s.seconds)[:5]
     row |= {

@@ -25,6 +25,10 @@ KERNELS = ("add", "relu_chain", "broadcast_add", "cast_f32_f16", "transpose_2d",
 """Of benchmarks.streaming."""
 
 
+TUNED = ("simple", "c3_64_56", "c3_256_14")
+"""Networks of the section "tuning"."""
+
+
 @frozen
 class Job:
     """One measurement.
@@ -67,7 +71,7 @@ class Job:
     def model(self, small: bool) -> Model:
         """The network."""
         match self.section:
-            case "layers":
+            case "layers" | "tuning":
                 cin, cout, k, side = models.LAYERS[self.case]
                 return models.layer(self.batch, cin, cout, k, side // 7 if small else side)
             case "gemm":
@@ -89,7 +93,7 @@ def engines(target: str, section: str) -> list[str]:
             return [target, *(f"{target} -libs={names}" for names in libraries[:1]), *peers]
         case "gemm":
             return [target, *(f"{target} -libs={names}" for names in libraries[-1:]), *peers[:1]]
-        case "streaming":
+        case "streaming" | "tuning":
             return [target]
     return [target, *(f"{target} -libs={names}" for names in libraries[-1:]), *peers]
 
@@ -100,6 +104,8 @@ def jobs(section: str, target: str, small: bool = False) -> list[Job]:
     batches = (1, 2) if small else BATCHES
     if section == "tutorial":
         return [Job("layers", "simple", 1, "float32", engine) for engine in makers]
+    if section == "tuning":
+        return [Job(section, case, 1, "float32", engine) for case in TUNED for engine in makers]
     if section == "gemm":
         size = 64 if small else 8192
         made = [Job(section, "matmul", size, p, engine) for p in reversed(PRECISIONS) for engine in makers]
@@ -138,11 +144,12 @@ SECTIONS: Mapping[str, int] = {
     "streaming": 30,
     "gemm": 25,
     "layers": 110,
+    "tuning": 50,
     "networks": 180,
     "sanitizer": 40,
     "tests": 110,
 }
 """What is run, in this order, and its share of the time."""
 
-MEASURED: Sequence[str] = ("tutorial", "streaming", "gemm", "layers", "networks")
+MEASURED: Sequence[str] = ("tutorial", "streaming", "gemm", "layers", "tuning", "networks")
 """Sections that consist of jobs."""

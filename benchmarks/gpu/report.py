@@ -1,6 +1,6 @@
 """The report: rows gathered by what they are about, as Markdown, and as a figure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,13 +104,31 @@ def bandwidths(rows: Sequence[Row]) -> str:
     return str(tabulate([*copies, *lines], heads, disable_numparse=True, tablefmt="github"))
 
 
+def searches(rows: Sequence[Row]) -> str:
+    """A table of networks before and after tuning."""
+    lines = []
+    for row in rows:
+        if "untuned" in row:
+            whole, device = (_time(row["untuned"], kind) / _time(row, kind) for kind in ("ms", "device_ms"))  # type: ignore[operator]
+            chosen = "; ".join(row["chosen"]) if row["kept"] else "withdrawn"
+            tried = f"{row['tried']}, {len(row['problems'])} failed", f"{row['search_seconds']:.1f}"
+            case = named(row["job"]).case
+            lines.append([case, _cell(row["untuned"]), _cell(row), f"{whole:.2f} / {device:.2f}", *tried, chosen])
+    heads = ["network", "untuned", "tuned", "untuned / tuned", "tried", "seconds", "chosen"]
+    return str(tabulate(lines, heads, disable_numparse=True, tablefmt="github"))
+
+
+TABLES: Mapping[str, Callable[[Sequence[Row]], str]] = {"streaming": bandwidths, "tuning": searches}
+"""Sections with tables of their own."""
+
+
 def section(name: str, found: Row) -> str:
     """One section as Markdown."""
     text = [f"## {name}", "", f"{found.get('status', 'not run')}, {found.get('seconds', 0.0):.0f} s"]
     if rows := found.get("rows"):
-        table = bandwidths(rows) if name == "streaming" else timings(rows)
-        text += ["", table, ""]
+        text += ["", TABLES.get(name, timings)(rows), ""]
         text += [f"* {row['job']}: {row['error']}" for row in rows if "error" in row]
+        text += [f"* {row['job']}: {problem}" for row in rows for problem in row.get("problems", ())]
     if missing := found.get("not_reached"):
         text += ["", f"Not reached: {len(missing)} of the jobs, from {missing[0]} on."]
     if "passed" in found:

@@ -261,7 +261,7 @@ def homes(files: Sequence[tuple[str, str]], modules: Sequence[T]) -> dict[str, T
 
 
 def sizes_on_gpu(items: int) -> list[int]:
-    """`sizes` of a GPU: whole warps, powers of two, and no more than a launch has work for; those near `LOCAL` first."""
+    """`sizes` of a GPU: whole warps, powers of two, and no more than there is work for; those near `LOCAL` first."""
     powers = [1 << k for k in range(LEAST_LOCAL.bit_length() - 1, MOST_LOCAL.bit_length())]
     fitting = [size for size in powers if size != LOCAL and (size < items or size == LEAST_LOCAL)]
     return sorted(fitting, key=lambda size: abs(size.bit_length() - LOCAL.bit_length())) if items else []

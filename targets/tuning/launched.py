@@ -1,4 +1,4 @@
-"""Tuning on `opencl`, `cuda` and `rocm`: candidates are lowered here, and made, verified and timed in a process of their own.
+"""Tuning on `opencl`, `cuda` and `rocm`: candidates are lowered here; a process of their own makes and times them.
 
 A kernel that hangs or crashes takes that process down and no more: the candidate is recorded with what happened, and
 another process goes on. So it does after an error that leaves the process unusable: on GPUs an access of memory that is

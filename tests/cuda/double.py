@@ -1,7 +1,7 @@
 """A double for CuPy: devices, memory, streams, graphs and launches on the host, which check how they are used.
 
 Kernels are compiled for the host and run. Memory that is not there any more, or an argument of a wrong type, is an
-error here; on a GPU it would be a crash, or a wrong result.
+error here; on a GPU it would be a crash, or a wrong result. The clock of the device goes on by what launches cost.
 """
 
 import ctypes
@@ -18,6 +18,9 @@ from fusewire.targets.cuda import device as under_test
 from fusewire.targets.launched import compiler, gpu
 from fusewire.targets.launched.selftest import SelfTest
 from tests.cuda.host import library, parameters
+
+TRAP = "fw_illegal_access"
+"""A kernel with this word in it accesses memory that is not there: the launch is fine, and all calls after it fail."""
 
 
 class CudaError(RuntimeError):
@@ -58,6 +61,7 @@ class Stream:
 
     def synchronize(self) -> None:
         assert self.captured is None, "waiting inside of a capture"
+        self.world.alive()
 
     def begin_capture(self) -> None:
         assert self is not self.world.null, "the default stream cannot be captured"
@@ -82,10 +86,12 @@ class Function:
         self.world, self.name = world, name
         self.size, self.types = parameters(text)[name]
         self.run = getattr(library(text), f"run_{name}")
+        self.breaks = TRAP in text
 
     def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...]) -> None:
         assert len(grid) == len(block) == 1 and 1 <= block[0] <= 1024 and 1 <= grid[0] < 1 << 31
         assert self.size in ("FW_LOCAL", str(block[0])), "the group is not as large as the kernel says"
+        self.world.alive()
         assert len(args) == len(self.types) and all(type(a) is np.int64 for a in args)
         for value, kind in zip(args, self.types, strict=True):
             if "*" in kind:
@@ -97,7 +103,10 @@ class Function:
                     self.world.check(int(value), 0)
             values = [ctypes.c_int64(int(a)) for a in args]
             table = (ctypes.c_void_p * max(len(values), 1))(*(ctypes.addressof(v) for v in values))
-            self.run(table, grid[0], block[0])
+            self.world.clock += self.world.cost(self.name, grid[0], block[0])
+            self.world.broken = self.world.broken or self.breaks
+            if not (self.breaks or self.world.idle):
+                self.run(table, grid[0], block[0])
 
         self.world.log.append(("launch", self.name, grid[0], block[0]))
         self.world.put(run)
@@ -142,27 +151,57 @@ class Array:
         return self.host().copy()
 
 
+class Event:
+    """An event: what the clock says when it is recorded."""
+
+    def __init__(self, world: "Double") -> None:
+        self.world, self.at = world, -1.0
+
+    def record(self) -> None:
+        self.at = self.world.clock
+
+    def synchronize(self) -> None:
+        self.world.alive()
+
+
 class Double:
-    """The module cupy."""
+    """The module cupy.
+
+    Args:
+        devices: how many there are; -1: the driver is too old.
+        total: bytes of memory.
+        cost: milliseconds of a launch, by its kernel, groups and items.
+        name, driver: of the device.
+    """
 
     ndarray = Array
 
-    def __init__(self, devices: int = 1, total: int = 1 << 34) -> None:
+    def __init__(
+        self,
+        devices: int = 1,
+        total: int = 1 << 34,
+        cost: Callable[[str, int, int], float] = lambda *launch: 2.0,
+        name: str = "Double",
+        driver: int = 13000,
+    ) -> None:
+        self.cost, self.clock, self.broken = cost, 0.0, False
+        self.name, self.driver = name, driver
+        self.idle = False  # whether launches only take time
         self.live: dict[int, int] = {}
         self.log: list[Any] = []
         self.devices, self.total = devices, total
         self.refuse = False
         self.null = self.current = Stream(self)
         runtime = SimpleNamespace(
-            CUDARuntimeError=CudaError, getDeviceCount=self._count, driverGetVersion=lambda: 13000,
+            CUDARuntimeError=CudaError, getDeviceCount=self._count, driverGetVersion=lambda: self.driver,
             runtimeGetVersion=lambda: 13020, memcpyAsync=self._copy, getDeviceProperties=self._properties,
         )  # fmt: skip
         self.cuda = SimpleNamespace(
             runtime=runtime, driver=SimpleNamespace(CUDADriverError=CudaError),
             memory=SimpleNamespace(OutOfMemoryError=OutOfMemory), alloc=self._alloc, Device=_Device,
             Stream=lambda non_blocking=False: Stream(self, non_blocking), get_current_stream=lambda: self.current,
-            Event=lambda: SimpleNamespace(record=lambda: None, synchronize=lambda: None),
-            get_elapsed_time=lambda start, end: 2.0, function=SimpleNamespace(Module=lambda: Module(self)),
+            Event=lambda: Event(self), get_elapsed_time=lambda start, end: end.at - start.at,
+            function=SimpleNamespace(Module=lambda: Module(self)),
             UnownedMemory=lambda ptr, size, owner, device: SimpleNamespace(ptr=ptr, owner=owner),
             MemoryPointer=lambda memory, offset: SimpleNamespace(ptr=memory.ptr + offset, mem=memory),
         )  # fmt: skip
@@ -173,9 +212,16 @@ class Double:
         return self.devices
 
     def _properties(self, index: int) -> dict[str, Any]:
-        return {"name": b"Double", "major": 9, "minor": 0, "totalGlobalMem": self.total, "multiProcessorCount": 4}
+        about = {"name": self.name.encode(), "major": 9, "minor": 0}
+        return {**about, "totalGlobalMem": self.total, "multiProcessorCount": 4}
+
+    def alive(self) -> None:
+        """Whether no kernel has broken the process yet."""
+        if self.broken:
+            raise CudaError("cudaErrorIllegalAddress: an illegal memory access was encountered")
 
     def _alloc(self, nbytes: int) -> Memory:
+        self.alive()
         if self.refuse:
             raise OutOfMemory(f"out of memory allocating {nbytes} bytes")
         return Memory(self, nbytes)
@@ -195,6 +241,7 @@ class Double:
             run()
 
     def _copy(self, target: int, source: int, nbytes: int, kind: int, stream: int) -> None:
+        self.alive()
         assert stream == self.current.ptr and nbytes > 0
         if kind in (1, 3):
             self.check(target, nbytes)

@@ -118,7 +118,9 @@ def test_the_runtime_tells_architectures_whatever_devices_it_shows(
 def test_wavefronts_must_be_the_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, hipGetDevicePropertiesR0600=properties(b"gfx1100"))
     monkeypatch.setattr(gpu, "tested", lambda *given: SelfTest(None, 0.0))
-    with pytest.raises(DeviceError, match=r"made for 64 items in lockstep, and .* \(gfx1100\) has 32: build for -arch="):
+    with pytest.raises(
+        DeviceError, match=r"made for 64 items in lockstep, and .* \(gfx1100\) has 32: build for -arch="
+    ):
         fw.build(block(), "rocm")["default"](fw.device("rocm"))
     for target in ("rocm -arch=gfx1100", "rocm -thread_warp_size=32"):
         assert fw.build(block(), target)["default"](fw.device("rocm")).device == fw.device("rocm")

@@ -16,7 +16,7 @@ from fusewire.targets.launched.code import LaunchCode, LaunchStep
 from fusewire.targets.launches import plan_launches
 from fusewire.targets.lower import Problem, make_problem
 from fusewire.targets.schedules.gpu.gemm_local import tile_of
-from fusewire.targets.schedules.gpu.roofline import Work, time
+from fusewire.targets.schedules.gpu.roofline import Work, resident, time
 
 RNG = np.random.default_rng(5)
 LOCAL = ("conv2d_local", "conv2d_depthwise_local", "conv2d_gemm_local", "conv2d_gemm_mma", "gemm_local", "gemm_mma")
@@ -181,6 +181,17 @@ def test_a_small_device_gets_small_tiles() -> None:
     (entry,) = [e for e in entries(problem) if e.name == "gemm_local.cpu"]
     tiles = [(tile_of(config, ""), config["stages"]) for config in entry.configs(problem)]
     assert tiles and all(t.items <= 64 and t.nbytes("float32") * stages <= 8192 for t, stages in tiles)
+
+
+def test_groups_of_a_unit_are_limited_by_each_resource() -> None:
+    many = 960 * 20
+    assert resident(Work(many, 32, 1.0)) == 16 and resident(Work(many, 512, 1.0)) == 3
+    assert resident(Work(many, 256, 1.0, registers=80)) == 3
+    assert resident(Work(many, 256, 1.0, registers=82)) == 2  # they are given by eights
+    assert resident(Work(many, 64, 1.0, local_bytes=20 << 10)) == 4 and resident(Work(100, 64, 1.0)) == 2
+    assert resident(Work(many, 512, 1.0, registers=168)) == 1  # the compiler keeps what there is no room for in memory
+    cheap, dear = (time(Work(many, 512, 1.0, registers=n)) for n in (128, 168))
+    assert dear == pytest.approx(cheap * 168 / 128)
 
 
 def test_the_roofline() -> None:

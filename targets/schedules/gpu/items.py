@@ -28,8 +28,10 @@ def local_bytes(problem: Problem) -> int:
 
 
 def local_sizes(problem: Problem, least: int = 16) -> list[int]:
-    """Powers of two that a group may have as its size, the largest last."""
-    most = problem.isa.device.max_group if problem.isa.device else 1
+    """Powers of two that a group may have as its size, the largest last; on a GPU with warps of its own, whole ones."""
+    device = problem.isa.device
+    most = device.max_group if device else 1
+    least = max(least, device.warp) if device and device.exchange else least
     return [size for size in (1 << k for k in range(11)) if least <= size <= most] or [most]
 
 

@@ -12,8 +12,11 @@ from attrs import frozen
 UNITS = 96
 """Multiprocessors (compute units) that a GPU is taken to have."""
 
-REGISTERS, LOCAL, MOST_ITEMS = 1 << 16, 96 << 10, 1536
-"""Registers, bytes of local memory, and items that a unit has room for."""
+REGISTERS, LOCAL, MOST_ITEMS, MOST_GROUPS = 1 << 16, 96 << 10, 1536, 16
+"""Registers, bytes of local memory, items and groups that a unit has room for (of NVIDIA's, the least of sm_80 on)."""
+
+GRAIN, MOST_REGISTERS = 8, 255
+"""An item gets registers in pieces of so many, and has no more than that; others are kept in memory."""
 
 HIDING = 384
 """Items of a unit that hide its latencies; each has work that does not wait."""
@@ -50,16 +53,24 @@ class Work:
     far_bytes: float = 0.0
 
 
+def resident(work: Work) -> int:
+    """How many groups of a launch a unit works on at the same time; at least one, for then registers are saved."""
+    registers = min(-(-work.registers // GRAIN) * GRAIN, MOST_REGISTERS + 1)
+    room = min(
+        MOST_GROUPS,
+        MOST_ITEMS // work.items,
+        REGISTERS // (work.items * registers),
+        LOCAL // max(work.local_bytes, 1),
+    )
+    return max(1, min(room, -(-work.groups // UNITS)))
+
+
 def time(work: Work) -> float:
     """The cost of a launch."""
-    resident = min(
-        MOST_ITEMS // work.items,
-        REGISTERS // (work.items * work.registers),
-        LOCAL // max(work.local_bytes, 1),
-        -(-work.groups // UNITS),
-    )
-    hidden = min(1.0, max(resident, 1) * work.items / HIDING)
+    hidden = min(1.0, resident(work) * work.items / HIDING)
     busy = work.groups / UNITS / math.ceil(work.groups / UNITS)
     arithmetic = max(work.sums, work.reads) + 0.25 * min(work.sums, work.reads) + work.other
+    # What an item lacks in registers it reads from memory again and again.
+    arithmetic *= max(1.0, work.registers / min(MOST_REGISTERS, REGISTERS / work.items))
     near = work.near_bytes * PER_NEAR_BYTE
     return max(work.groups * work.items * arithmetic / (hidden * busy), near / busy, work.far_bytes * PER_BYTE)
