@@ -90,7 +90,7 @@ def test_a_layer_is_tuned_and_timed_before_and_after(monkeypatch: pytest.MonkeyP
     failed = {"job": jobs.jobs("tuning", "cuda")[1].name, "error": "DeviceError: gone"}
     text = report.section("tuning", {"status": "done", "rows": [row | {"problems": ["one: too large"]}, failed]})
     assert "| simple" in text and "one: too large" in text and "gone" in text
-    assert ("; ".join(row["chosen"]) if row["kept"] else "withdrawn") in text
+    assert "; ".join(row["chosen"]) in text and ("(withdrawn)" in text) == bool(row["withdrawn"])
 
 
 def script(folder: Path, text: str) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 import fusewire as fw
-from fusewire.targets.build import CompiledModule
+from fusewire.targets.compiled import CompiledModule
 from fusewire.targets.opencl.devices import find
 from fusewire.targets.target import Target
 from fusewire.targets.tuning.store import TuningStore
@@ -112,7 +112,7 @@ def _tuned(job: Job, model: Model) -> tuple[Row, Array]:
     decided = [group.decision for group in found.groups if group.decision]
     row |= {
         "untuned": {"ms": plain["ms"], "device_ms": plain["device_ms"]},
-        "kept": found.kept,
+        "withdrawn": found.withdrawn,
         "tried": len(timings),
         "problems": [f"{t.implementation} {dict(t.config)}: {t.problem}" for t in timings if t.problem],
         "chosen": [f"{d.implementation} {dict(d.config)}" for d in decided],

@@ -110,7 +110,7 @@ def searches(rows: Sequence[Row]) -> str:
     for row in rows:
         if "untuned" in row:
             whole, device = (_time(row["untuned"], kind) / _time(row, kind) for kind in ("ms", "device_ms"))  # type: ignore[operator]
-            chosen = "; ".join(row["chosen"]) if row["kept"] else "withdrawn"
+            chosen = "; ".join(row["chosen"]) + " (withdrawn)" * bool(row["withdrawn"])
             tried = f"{row['tried']}, {len(row['problems'])} failed", f"{row['search_seconds']:.1f}"
             case = named(row["job"]).case
             lines.append([case, _cell(row["untuned"]), _cell(row), f"{whole:.2f} / {device:.2f}", *tried, chosen])

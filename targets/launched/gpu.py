@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 from attrs import frozen
 
-from ...ir.errors import DeviceNotFound
+from ...ir.errors import DeviceError, DeviceNotFound
 from ..code import Code
 from ..cpuinfo import DeviceProfile, Isa
 from ..device import Device

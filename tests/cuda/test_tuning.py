@@ -15,11 +15,10 @@ from fusewire.targets.cuda.device import CudaDevice
 from fusewire.targets.launched import gpu
 from fusewire.targets.launched.device import sizes_on_gpu
 from fusewire.targets.launched.engine import LaunchEngine
-from fusewire.targets.launched.selftest import SelfTest
 from fusewire.targets.program import KernelStep
 from fusewire.targets.rocm.device import RocmDevice
 from fusewire.targets.target import Target
-from fusewire.targets.tuning import decide, launched, tune
+from fusewire.targets.tuning import decide, judge, launched, tune
 from fusewire.targets.tuning.launched import LaunchBench, LaunchTrial, launch_benches
 from fusewire.targets.tuning.search import Option
 from fusewire.targets.tuning.serving import Job
@@ -35,9 +34,8 @@ BOUNDS = f"__launch_bounds__({BEST})"
 
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> Double:
-    monkeypatch.setattr(gpu, "tested", lambda *given: SelfTest(None, 0.0))
     monkeypatch.setattr(launched, "SERVING", "tests.cuda.served")
-    monkeypatch.setattr(tune, "compare", lambda one, other: (2.0, 1.0))
+    monkeypatch.setattr(judge, "compare", lambda one, other: (2.0, 1.0))
     monkeypatch.setattr(CudaDevice, "sizes", lambda self, items: [128, BEST] if items else [])
     return install(monkeypatch, Double(cost=cost))
 
@@ -57,7 +55,7 @@ def test_what_is_found_is_remembered_and_used(cuda: Double, tmp_path: Path, monk
     path = tmp_path / "records.jsonl"
     found = fw.tune(network(), "cuda", level="fast", seconds=600, records=path)
     (group,) = found.groups
-    assert found.kept and group.outcome is not None and group.decision is not None
+    assert not found.withdrawn and group.outcome is not None and group.decision is not None
     assert not any(timing.problem for timing in group.outcome.timings)
     assert (group.outcome.first_seconds, group.outcome.seconds) == (2e-3, 1e-3)
     assert group.decision.config["group"] == BEST and BOUNDS in found.lib.get_source()
