@@ -17,6 +17,7 @@ from fusewire.targets.program import KernelStep
 from fusewire.targets.runnable import Runnable
 from fusewire.targets.schedules.gpu import table
 from fusewire.targets.schedules.space import GROUP, Config
+from fusewire.targets.target import Target
 from fusewire.targets.tuning import judge, tune
 from fusewire.targets.tuning.bench import MakeBench, constants_of
 from fusewire.targets.tuning.search import Option, Trial
@@ -86,7 +87,7 @@ def test_heavy_tries_every_row_and_config_of_the_tables(tmp_path: Path, monkeypa
     benches: list[Counting] = []
 
     @contextlib.contextmanager
-    def counting(lib: Runnable, number: int) -> Iterator[MakeBench]:
+    def counting(lib: Runnable, where: Target) -> Iterator[MakeBench]:
         def make(function: Function, constants: Mapping[int, Array], options: Sequence[Option]) -> Counting:
             benches.append(Counting(options))
             return benches[-1]
