@@ -30,7 +30,7 @@ import fusewire as fw
 from fusewire.targets.tuning.store import Key, TuningStore
 
 PATIENCE = 120.0
-"""Seconds in which a tuner must have recorded what is waited for, and its processes must have ended after it."""
+"""Seconds in which a tuner must have added a record, and its processes must have ended after it."""
 
 
 def tune(target: str, records: Path, number: int) -> None:
@@ -106,7 +106,8 @@ def kill_one(target: str, records: Path, number: int, moment: Moment) -> int:
         return records.read_bytes().count(b"\n", len(before)) - torn if size(records) > len(before) else 0
 
     pid = forked(target, records, number)
-    wait_for(f"record {moment.records}", lambda: added() >= moment.records or not alive(pid))
+    for count in range(1, moment.records + 1):
+        wait_for(f"record {count}", lambda count=count: added() >= count or not alive(pid))
     time.sleep(moment.delay)
     assert alive(pid), "the tuner ended by itself"
     started = children(pid)

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes.util
+import glob
 import importlib
 import importlib.metadata
 import os
@@ -23,7 +24,7 @@ from ..targets.build import build
 from ..targets.cpuinfo import cpu_features, isa_for, usable_cores
 from ..targets.libraries import find_library
 from ..targets.opencl.devices import INSTALL as OPENCL_INSTALL
-from ..targets.opencl.devices import OpenclDevice, all_devices
+from ..targets.opencl.devices import OpenclDevice, all_devices, astray, idle_platforms
 from ..targets.opencl.selftest import tested
 from ..targets.peaks import measure as measure_peaks
 from ..targets.peaks import stored as stored_peaks
@@ -47,6 +48,13 @@ ONLY_GPUS = {"cupy": ("cupy-cuda13x", "cupy-cuda12x", "cupy-cuda11x", "cupy")}
 
 SYSTEM = {"clblast": "apt install libclblast1"}
 """Libraries that pip does not bring, and the command that installs them on Debian and Ubuntu."""
+
+RUNTIMES = {"intel(r) opencl": f"{OPENCL_INSTALL} --force-reinstall",
+            "portable computing language": "apt install --reinstall pocl-opencl-icd"}  # fmt: skip
+"""Platforms that bring a CPU wherever they work, in lower case, and the command that installs each anew."""
+
+NODES = "/dev/dri/renderD*"
+"""The files through which drivers of GPUs reach them."""
 
 GPUS = {"cuda": ("cuda", "libcuda"), "rocm": ("amdhip64", "libamdhip64")}
 """Kinds of GPUs: how the system's loader calls the driver that they need, and what people call it."""
@@ -271,17 +279,33 @@ def _about(name: str) -> tuple[str | None, str | None]:
 
 
 def opencl() -> Iterator[Finding]:
-    """Every OpenCL device, tested; or what is missing for there to be one."""
+    """Every OpenCL device, tested; or what is missing for there to be one; and drivers that bring none."""
+    wrong = astray()
+    for variable, problem in wrong.items():
+        facts = {"present": False, "value": os.environ[variable]}
+        yield Finding("opencl", variable, MISSING, f"leads to no driver: {problem}", f"unset {variable}", facts)
     try:
         devices = all_devices()
     except FusewireError:
         yield Finding("opencl", "devices", ABSENT, "pyopencl is not installed", OPENCL_INSTALL, {"present": False})
         return
-    if not devices:
+    if not devices and not wrong:
         detail = "pyopencl finds no device: neither a GPU's driver nor a runtime for CPUs is installed"
         yield Finding("opencl", "devices", MISSING, detail, OPENCL_INSTALL, {"present": False})
-    for device in devices:
-        yield _opencl_device(device)
+    yield from map(_idle, idle_platforms())
+    yield from map(_opencl_device, devices)
+
+
+def _idle(name: str) -> Finding:
+    """A driver without a device: one of GPUs that may not be opened, or whose GPU is not there; or a broken runtime."""
+    facts = {"present": False, "platform": name}
+    barred = [node for node in glob.glob(NODES) if not os.access(node, os.R_OK | os.W_OK)]
+    if fix := RUNTIMES.get(name.lower()):
+        return Finding("opencl", f"opencl: {name}", MISSING, "brings no device, not even the CPU", fix, facts)
+    if barred:
+        detail = f"brings no device; you may not open {', '.join(barred)} (log in again afterwards)"
+        return Finding("opencl", f"opencl: {name}", MISSING, detail, "sudo usermod -a -G render,video $USER", facts)
+    return Finding("opencl", f"opencl: {name}", ABSENT, "brings no device: there is none for this driver", None, facts)
 
 
 def _opencl_device(device: OpenclDevice) -> Finding:

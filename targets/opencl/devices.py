@@ -20,7 +20,8 @@ from ..locks import Lock
 from ..scratch import scratch_folder
 
 INSTALL = "pip install 'fusewire[opencl]'"
-VENDORS = "OCL_ICD_VENDORS"
+VENDORS, FILENAMES = "OCL_ICD_VENDORS", "OCL_ICD_FILENAMES"
+"""What tells loaders where drivers are: a folder of .icd files or one such file; libraries."""
 SYSTEM = "/etc/OpenCL/vendors"
 TYPES = ("gpu", "accelerator", "cpu", "custom")
 """Kinds of devices, the preferred ones first."""
@@ -124,6 +125,37 @@ def _platforms(cl: Any) -> list[Any]:
         return []
 
 
+def astray() -> dict[str, str]:
+    """Variables of the environment that lead the loader nowhere, each with what is wrong with it."""
+    found: dict[str, str] = {}
+    if (vendors := os.environ.get(VENDORS)) is not None:
+        path = Path(vendors)
+        if not any(place.exists() for place in (path, Path(SYSTEM) / vendors)):
+            found[VENDORS] = f"there is no '{vendors}'"
+        elif path.is_dir() and not any(path.glob("*.icd")):
+            found[VENDORS] = f"there is no .icd file in '{vendors}'"
+    names = os.environ.get(FILENAMES, "").split(os.pathsep)
+    if missing := [name for name in names if os.sep in name and not Path(name).exists()]:
+        found[FILENAMES] = f"there is no {', '.join(map(repr, missing))}"
+    return found
+
+
+def idle_platforms() -> list[str]:
+    """The names of platforms that bring no device.
+
+    Raises:
+        DeviceNotFound: pyopencl is not installed.
+    """
+    return [platform.name.strip() for platform in _platforms(pyopencl()) if not _devices(platform)]
+
+
+def _devices(platform: Any) -> list[Any]:
+    try:
+        return list(platform.get_devices())
+    except pyopencl().Error:  # a driver without devices
+        return []
+
+
 @lru_cache(maxsize=1)
 def all_devices() -> tuple[OpenclDevice, ...]:
     """All devices: GPUs first, CPUs last, and of those Intel's runtime before others (it starts kernels faster).
@@ -132,12 +164,7 @@ def all_devices() -> tuple[OpenclDevice, ...]:
         DeviceNotFound: pyopencl is not installed.
     """
     cl = pyopencl()
-    found = []
-    for platform in _platforms(cl):
-        try:
-            found += [(platform, device) for device in platform.get_devices()]
-        except cl.Error:  # a driver without devices
-            continue
+    found = [(platform, device) for platform in _platforms(cl) for device in _devices(platform)]
     found.sort(key=lambda pair: (TYPES.index(_type(cl, pair[1])), "intel" not in pair[0].name.lower()))
     return tuple(_device(cl, k, platform, raw) for k, (platform, raw) in enumerate(found))
 

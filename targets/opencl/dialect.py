@@ -22,6 +22,16 @@ typedef ulong uint64_t;
 #ifndef FW_LOCAL
 #define FW_LOCAL 1
 #endif
+#ifdef FW_FLAT
+#define FW_PUT(v, p) do { \\
+  typedef __typeof__(+(v)) fw_vector __attribute__((aligned(1))); \\
+  *(__global fw_vector *)(size_t)(p) = (v); \\
+} while (0)
+#define vstore2(v, at, p) FW_PUT(v, p)
+#define vstore4(v, at, p) FW_PUT(v, p)
+#define vstore8(v, at, p) FW_PUT(v, p)
+#define vstore16(v, at, p) FW_PUT(v, p)
+#endif
 """
 
 # What the language has for vectors as for scalars.

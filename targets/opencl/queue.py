@@ -265,8 +265,9 @@ class OpenclQueue:
             if array.context != self.session.context or not array.flags.c_contiguous:
                 self.write(place, self._fetched(array))
                 return
+            # Others may have filled it in a queue of their own.
             self.cl.enqueue_copy(self.queue, place.buffer, array.base_data, byte_count=array.nbytes,
-                                 src_offset=array.offset)  # fmt: skip
+                                 src_offset=array.offset, wait_for=array.events)  # fmt: skip
 
     def _fetched(self, array: Any) -> Array:
         """A copy of pyopencl's array, which may have gaps, or no queue."""
@@ -276,8 +277,11 @@ class OpenclQueue:
 
     def place(self, array: Any) -> Piece | None:
         """The buffer of pyopencl's array, if it lies in this context, contiguous and from its start on."""
-        here = array.context == self.session.context and not array.offset and array.flags.c_contiguous
-        return Piece(array.base_data) if here else None
+        if array.context != self.session.context or array.offset or not array.flags.c_contiguous:
+            return None
+        if array.events:  # others may fill it in a queue of their own
+            self.cl.wait_for_events(array.events)
+        return Piece(array.base_data)
 
     def operand(self, place: Piece, shape: tuple[int, ...], dtype: npt.DTypeLike, owner: Any) -> Any:
         """What libraries take are pyopencl's Buffers."""

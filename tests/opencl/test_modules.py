@@ -1,6 +1,7 @@
 """Modules on OpenCL devices: inputs and outputs, branches, errors in words, the cache of programs."""
 
 import logging
+import threading
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,28 @@ class TestRunning:
         np.testing.assert_array_equal(given.get(), x)
         with pytest.raises(fw.RuntimeInputError, match="was given float32 of shape"):
             module.set_input("x", array.to_device(session.queue, x[:2]))
+
+    def test_arrays_that_are_still_being_filled(self, target: str) -> None:
+        """What another queue writes into an array is waited for, whether it is copied or used where it lies."""
+        array, cl = pytest.importorskip("pyopencl.array"), pyopencl()
+        module = module_of(affine(), target)
+        session = runtime.session(find(fw.Target(target).device).index)
+        x = np.random.default_rng(1).uniform(-1, 1, (3, 37)).astype(np.float32)
+        for take in (module.set_input, module.set_input_zero_copy):
+            given, written = array.to_device(session.queue, x), cl.UserEvent(session.context)
+            session.queue.finish()
+            given.add_event(written)
+
+            def write(given: Any = given, written: Any = written) -> None:
+                cl.enqueue_copy(cl.CommandQueue(session.context), given.base_data, -x, is_blocking=True)
+                written.set_status(cl.command_execution_status.COMPLETE)
+
+            timer = threading.Timer(0.2, write)
+            timer.start()
+            take("x", given)
+            module.run()
+            timer.join()
+            np.testing.assert_allclose(module.get_output(0).numpy(), np.maximum(-x * 2 - 1, 0), atol=1e-6)
 
     def test_a_shared_array_under_another_shape(self, target: str) -> None:
         """What shows an input, or copies it, goes by the array that the input was let be."""
