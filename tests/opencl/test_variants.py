@@ -77,15 +77,19 @@ def conv_case(
     return Case(name, make, {"x": x}, expected)
 
 
-def channels_last(name: str, shape: tuple[int, ...], out: int, window: int, stride: int = 1) -> Case:
-    """NHWC, with weights HWIO; `shape` is that of NCHW."""
-    x, w, bias = numbers(*shape), numbers(out, shape[1], window, window), numbers(out)
-    expected = conv2d(x, w, stride, window // 2, 1).transpose(0, 2, 3, 1) + bias
+def channels_last(
+    name: str, shape: tuple[int, ...], out: int, window: int, stride: int = 1, groups: int = 1, kernel: str = "HWIO"
+) -> Case:
+    """NHWC; `shape` is that of NCHW, `kernel` the layout of the weights."""
+    x, w, bias = numbers(*shape), numbers(out, shape[1] // groups, window, window), numbers(out)
+    expected = conv2d(x, w, stride, window // 2, groups).transpose(0, 2, 3, 1) + bias
+    weight = w.transpose(["OIHW".index(axis) for axis in kernel])
 
     def make(data: Any) -> Any:
         net = fw.nn.conv2d(
-            data, fw.const(np.ascontiguousarray(w.transpose(2, 3, 1, 0))), kernel_size=(window, window), channels=out,
-            padding=(window // 2, window // 2), strides=(stride, stride), data_layout="NHWC", kernel_layout="HWIO",
+            data, fw.const(np.ascontiguousarray(weight)), kernel_size=(window, window), channels=out,
+            padding=(window // 2, window // 2), strides=(stride, stride), groups=groups, data_layout="NHWC",
+            kernel_layout=kernel,
         )  # fmt: skip
         return fw.nn.relu(fw.add(net, fw.const(bias)))
 
@@ -143,6 +147,30 @@ def attention_case(name: str, sizes: tuple[int, ...], key_transposed: bool = Fal
     return Case(name, make, inputs, expected)
 
 
+def pooled() -> Iterator[Case]:
+    """Windows that overlap, in both layouts, and averages of whole pictures."""
+    y = numbers(2, 8, 9, 12)
+    around = np.pad(y.astype(np.float64), ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=np.nan)
+    nine = np.lib.stride_tricks.sliding_window_view(around, (3, 3), (2, 3))
+    last = np.ascontiguousarray(y.transpose(0, 2, 3, 1))
+
+    def most(p: Any) -> Any:
+        return fw.nn.relu(fw.nn.max_pool2d(p, (3, 3), (2, 2), padding=(1, 1)))
+
+    yield Case("max_pool2d 3x3", most, {"x": y}, np.maximum(np.nanmax(nine[:, :, ::2, ::2], (4, 5)), 0))
+    yield Case(
+        "avg_pool2d 3x3, channels last",
+        lambda p: fw.tanh(fw.nn.avg_pool2d(p, (3, 3), (1, 1), padding=(1, 1), layout="NHWC")),
+        {"x": last},
+        np.tanh(np.nanmean(nine, (4, 5))).transpose(0, 2, 3, 1),
+    )
+    yield Case("global_avg_pool2d", fw.nn.global_avg_pool2d, {"x": y}, y.astype(np.float64).mean((2, 3), keepdims=True))
+    yield Case(
+        "global_avg_pool2d, channels last", lambda p: fw.nn.global_avg_pool2d(p, layout="NHWC"), {"x": last},
+        last.astype(np.float64).mean((1, 2), keepdims=True),
+    )  # fmt: skip
+
+
 def streams() -> Iterator[Case]:
     """Rows that fit into registers and that do not, with extremes; columns, chunks, tiles that are turned."""
     yield Case("softmax of short rows", lambda p: fw.nn.softmax(p), {"x": (x := numbers(33, 9))}, softmax(x))
@@ -193,6 +221,9 @@ def cases() -> Iterator[Case]:
     yield conv_case("7x7, stride 2, few channels", (1, 3, 19, 18), 12, 7, stride=2)
     yield channels_last("3x3, channels last, stride 2", (2, 5, 9, 11), 10, 3, stride=2)
     yield channels_last("1x1, channels last", (1, 32, 6, 7), 20, 1)
+    yield channels_last("3x3, channels last, weights HWOI", (1, 6, 5, 7), 12, 3, kernel="HWOI")
+    yield channels_last("depthwise, channels last, stride 2", (2, 24, 9, 11), 24, 3, stride=2, groups=24)
+    yield channels_last("depthwise, channels last, no vectors", (1, 6, 7, 5), 6, 5, groups=6, kernel="HWOI")
     yield conv_case(
         "depthwise in blocks of channels, stride 2", (1, 8, 9, 7), 8, 3, stride=2, groups=8, layout="NCHW4c"
     )
@@ -217,6 +248,7 @@ def cases() -> Iterator[Case]:
     y = numbers(2, 3, 9, 12)
     tops = np.lib.stride_tricks.sliding_window_view(y, (3, 2), (2, 3))[:, :, ::2, ::2].max(axis=(4, 5))
     yield Case("max_pool2d", lambda p: fw.nn.max_pool2d(p, (3, 2), strides=(2, 2)), {"x": y}, tops)
+    yield from pooled()
     yield from streams()
     z, shift = numbers(4, 7), numbers(7, 1)
     powers = np.exp(z.T.astype(np.float64) + shift)

@@ -27,11 +27,14 @@ def plain_conv(problem: Problem) -> Conv | str:
     assert context is not None
     a, (_, weight) = context.attrs, context.args
     layouts = a.data_layout, a.out_layout or a.data_layout, a.kernel_layout
-    if layouts == ("NHWC", "NHWC", "HWIO"):
+    if layouts[:2] == ("NHWC", "NHWC") and layouts[2] in ("HWIO", "HWOI"):
         if reason := conv_shape.check_values(problem):
             return reason
-        shape = tuple(weight.shape[k] for k in (3, 2, 0, 1))
-        view = View(TensorType(shape, weight.dtype), lambda o, i, y, x: weight(y, x, i, o))
+        order = _order(layouts[2])
+        view = View(
+            TensorType(tuple(weight.shape[axis] for axis in order), weight.dtype),
+            lambda *place: weight(*(place[order.index(axis)] for axis in range(4))),
+        )
         return conv_of(problem, weight=view)
     if reason := conv_shape.check(problem):
         return reason
@@ -41,9 +44,31 @@ def plain_conv(problem: Problem) -> Conv | str:
     return conv
 
 
+def _order(layout: str) -> tuple[int, ...]:
+    """Where the axes OIHW stand in a layout of weights."""
+    return tuple(map(layout.index, "OIHW"))
+
+
 def runs_along_channels(conv: Conv) -> bool:
     """Whether neighbouring channels are neighbours in memory (NHWC)."""
     return conv.out_layout == Layout.parse("NHWC")
+
+
+def plain_depthwise(problem: Problem, last: bool) -> Conv | str:
+    """A depthwise convolution in NHWC (`last`) or NCHW; or why the group is none."""
+    conv = plain_conv(problem)
+    if isinstance(conv, str):
+        return conv
+    if conv.s.ci != 1 or conv.s.co != 1 or conv.s.groups == 1:
+        return "not depthwise: a group has more than one channel"
+    return conv if runs_along_channels(conv) == last else f"it is written for {'NHWC' if last else 'NCHW'}"
+
+
+def known_depthwise(problem: Problem, last: bool) -> Conv:
+    """The depthwise convolution of a group that a check let pass."""
+    conv = plain_depthwise(problem, last)
+    assert isinstance(conv, Conv)
+    return conv
 
 
 def is_pointwise(conv: Conv) -> bool:
@@ -69,8 +94,9 @@ def packed_blocks(conv: Conv, b: Builder, channels: int) -> tuple[Conv, Buffer, 
     A term is (block of input channels, place of the window, input channel of the block).
     """
     s, block, view, area = conv.s, conv.data_block, conv.weight, conv.s.kh * conv.s.kw
-    last = runs_along_channels(conv)
-    tiles = -(-s.co // channels)
+    context, tiles = conv.problem.context, -(-s.co // channels)
+    assert context is not None
+    last, given = runs_along_channels(conv), context.attrs.kernel_layout
     packing = Packing((Piece(0, tiles, channels // LANES, LANES),), s.terms, tiles * channels)
 
     def element(g: Index, row: Index, o: Index) -> Value:
@@ -79,7 +105,8 @@ def packed_blocks(conv: Conv, b: Builder, channels: int) -> tuple[Conv, Buffer, 
         return or_zero(apply("lt", o, s.co), view(*place, k // s.kw, k % s.kw), view(0, 0, 0, 0).dtype)
 
     def matrix(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        parts = (array.transpose(3, 2, 0, 1) if last else array).reshape(s.groups, s.co, s.ci // block, block, area)
+        whole = array.transpose(_order(given)) if last else array
+        parts = whole.reshape(s.groups, s.co, s.ci // block, block, area)
         whole = parts.transpose(0, 2, 4, 3, 1).reshape(s.groups, s.terms, s.co)
         return np.pad(whole, ((0, 0), (0, 0), (0, packing.extent - s.co)))
 

@@ -18,7 +18,7 @@ from ...prelude import width
 from ..conv_shape import Conv
 from ..space import Config
 from ..tiles import Packed
-from .convs import plain_conv, runs_along_channels, window_of
+from .convs import known_depthwise, plain_depthwise, window_of
 from .items import emit_pixel, guarded, local_bytes, or_zero, split, within
 from .roofline import Work, time
 
@@ -32,21 +32,9 @@ LARGEST = 49
 """Weights that an item keeps in registers."""
 
 
-def depthwise_conv(problem: Problem) -> Conv | str:
-    """A depthwise convolution in NCHW; or why the group is none."""
-    conv = plain_conv(problem)
-    if isinstance(conv, str):
-        return conv
-    if conv.s.ci != 1 or conv.s.co != 1 or conv.s.groups == 1:
-        return "not depthwise: a group has more than one channel"
-    if runs_along_channels(conv):
-        return "it is written for NCHW"
-    return conv
-
-
 def check(problem: Problem) -> str | None:
     """Why the schedule does not fit, or None."""
-    conv = depthwise_conv(problem)
+    conv = plain_depthwise(problem, False)
     if isinstance(conv, str):
         return conv
     if conv.s.kh * conv.s.kw > LARGEST:
@@ -56,22 +44,19 @@ def check(problem: Problem) -> str | None:
 
 def configs(problem: Problem) -> Iterator[Config]:
     """The candidate space, the cheapest by prediction first."""
-    conv = depthwise_conv(problem)
-    assert isinstance(conv, Conv)
+    conv = known_depthwise(problem, False)
     yield from sorted(_every(problem, conv), key=lambda config: _cost(conv, config))[:SHOWN]
 
 
 def predict(problem: Problem, config: Config) -> float:
     """The cost in vector operations."""
-    conv = depthwise_conv(problem)
-    assert isinstance(conv, Conv)
+    conv = known_depthwise(problem, False)
     return _cost(conv, config)
 
 
 def schedule(problem: Problem, config: Config) -> tuple[Kernel, Packed]:
     """The loops of a depthwise convolution."""
-    conv = depthwise_conv(problem)
-    assert isinstance(conv, Conv)
+    conv = known_depthwise(problem, False)
     b = Builder()
     _Writer(conv, _Tile.of(config), b).write()
     return problem.kernel(b), {}

@@ -59,25 +59,33 @@ def cost(
         passes: how often the elements are gone through.
         merge: vector operations of an item for putting together what several have.
     """
-    near, operations = 0.0, 0.0
+    loads = [load for element in form.elements for load in all_values([element]) if isinstance(load, Load)]
+    near = sum(_bytes(load, along) for load in loads if load.index) / len(form.elements)
+    return time(
+        Work(
+            groups,
+            items,
+            sums=0.0,
+            other=share * passes * operations(form) + merge + WAIT,
+            near_bytes=near * size_of(form.rows) * size_of(form.inner) * passes,
+            far_bytes=form.bytes_read() * passes + bytes_written(form),
+        )
+    )
+
+
+def operations(form: Form) -> float:
+    """Vector operations that an element takes, on average of the stages: loads, conditions, arithmetic."""
+    total = 0.0
     for element in form.elements:
-        offsets = accesses(element)[1]
-        near += sum(_bytes(load, along) for load in all_values([element]) if isinstance(load, Load) and load.index)
         steps = [n.fn for n in all_values([element]) if isinstance(n, Apply)]
         # A load takes as long as four multiply-adds; a condition is compared, and branched or selected on.
-        operations += len(offsets) + 2.0 * steps.count("select") + len(steps) / 4 + 2.0 * is_costly(element)
-    elements = size_of(form.rows) * size_of(form.inner)
-    written = sum(math.prod(out.shape) * width(out.dtype) for out, _, _ in form.finals)
-    each = operations / len(form.elements)
-    work = Work(
-        groups,
-        items,
-        sums=0.0,
-        other=share * passes * each + merge + WAIT,
-        near_bytes=near / len(form.elements) * elements * passes,
-        far_bytes=form.bytes_read() * passes + written,
-    )
-    return time(work)
+        total += len(accesses(element)[1]) + 2.0 * steps.count("select") + len(steps) / 4 + 2.0 * is_costly(element)
+    return total / len(form.elements)
+
+
+def bytes_written(form: Form) -> int:
+    """The bytes of the results."""
+    return sum(math.prod(out.shape) * width(out.dtype) for out, _, _ in form.finals)
 
 
 def _bytes(load: Load, along: IndexVar | None) -> float:

@@ -7,7 +7,7 @@ operation of the whole: what is the dearest of these is what the time goes by (W
 
 import math
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 UNITS = 96
 """Multiprocessors (compute units) that a GPU is taken to have."""
@@ -74,3 +74,8 @@ def time(work: Work) -> float:
     arithmetic *= max(1.0, work.registers / min(MOST_REGISTERS, REGISTERS / work.items))
     near = work.near_bytes * PER_NEAR_BYTE
     return max(work.groups * work.items * arithmetic / (hidden * busy), near / busy, work.far_bytes * PER_BYTE)
+
+
+def rank(work: Work) -> tuple[float, float]:
+    """The cost of a launch, and for those that cost the same, as memory is what they wait for, what it hides."""
+    return time(work), time(evolve(work, near_bytes=0.0, far_bytes=0.0))

@@ -16,6 +16,7 @@ from . import (
     conv,
     conv_local,
     depthwise,
+    depthwise_last,
     depthwise_local,
     flash,
     gemm_routes,
@@ -26,6 +27,7 @@ from . import (
     streamcolumns,
     streamrows,
     turned,
+    windows,
 )
 from .conv import Block
 from .depthwise import Pixels
@@ -151,6 +153,7 @@ def _sums() -> tuple[Implementation, ...]:
 _LOCAL = (
     _row("conv2d_local", CONV2D, conv_local),
     _row("conv2d_depthwise_local", CONV2D, depthwise_local),
+    _row("conv2d_depthwise_last", CONV2D, depthwise_last),
 )
 
 
@@ -189,6 +192,7 @@ def _through_local() -> tuple[Implementation, ...]:
 
 _STREAMS = (
     _row("maps_items", None, maps),
+    _row("windows_items", None, windows),
     _row("maps_turned", None, turned),
     _row("attention_flash", ("nn.attention",), flash),
     _row("rows_once", None, streamrows),
