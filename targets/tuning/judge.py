@@ -100,24 +100,24 @@ class Modules:
         plain: the network untuned.
         build: builds it as it is decided now.
         keys: the groups by the names of their steps.
-        tuned: what `whole` built last.
     """
 
     plain: CompiledModule
     build: Callable[[], CompiledModule]
     keys: Mapping[str, Key]
-    tuned: CompiledModule = field()
+    tuned: CompiledModule = field(init=False)
+    """What `whole` built last."""
 
-    @tuned.default
-    def _untuned(self) -> CompiledModule:
-        return self.plain
+    def __attrs_post_init__(self) -> None:
+        self.tuned = self.plain
 
     def whole(self) -> tuple[float, float]:
         """The fastest runs; the same code takes the same time."""
         self.tuned = self.build()
         before, after = compare(self.plain, self.tuned)
         same = self.plain.runnable.code.files == self.tuned.runnable.code.files
-        return (min(before, after),) * 2 if same else (before, after)
+        least = min(before, after)
+        return (least, least) if same else (before, after)
 
     def places(self) -> Mapping[Key, tuple[float, float]]:
         """The fastest times of the steps, summed by group."""

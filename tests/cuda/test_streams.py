@@ -18,6 +18,20 @@ CASES: dict[str, tuple[str, tuple[tuple[int, ...], ...], Callable[..., Any]]] = 
     "columns": ("columns_once", ((2, 100, 600),), lambda x: fw.nn.softmax(x, axis=1)),
     "chunks": ("reduce_chunks", ((300, 200),), lambda x: fw.max(x)),
     "turned": ("maps_turned", ((2, 40, 37),), lambda x: fw.exp(fw.transpose(x, (0, 2, 1)))),
+    "few rows": ("gemm_few_rows", ((2, 512), (300, 512)), lambda x, w: fw.nn.relu(fw.nn.dense(x, w))),
+    "few rows, columns side by side": ("gemm_few_rows", ((1, 768), (768, 768)), lambda x, w: fw.nn.matmul(x, w)),
+    "windows": (
+        "windows_items",
+        ((1, 33, 40, 64),),
+        lambda x: fw.nn.avg_pool2d(x, (3, 3), (2, 2), padding=(1, 1), layout="NHWC"),
+    ),
+    "depthwise": (
+        "conv2d_depthwise_last",
+        ((1, 16, 15, 32), (3, 3, 32, 1)),
+        lambda x, w: fw.nn.conv2d(
+            x, w, (1, 1), (1, 1), groups=32, channels=32, kernel_size=(3, 3), data_layout="NHWC", kernel_layout="HWOI"
+        ),
+    ),
     "attention": (
         "attention_flash",
         ((1, 2, 20, 16), (1, 2, 40, 16), (1, 2, 40, 8), (20, 40)),

@@ -123,6 +123,28 @@ def residual(channels: int = 16) -> fw.Function:
     return fw.Function([x], fw.nn.softmax(fw.nn.dense(flat, fw.const(np.ones((10, channels), np.float32)))))
 
 
+def mobile(channels: int = 16) -> fw.Function:
+    """NHWC: a convolution, depthwise ones of two window sizes, pooling, a classifier of one picture."""
+    rng = np.random.default_rng(0)
+
+    def conv(value: fw.Expr, cin: int, cout: int, k: int, stride: int = 1, groups: int = 1) -> fw.Expr:
+        weight = fw.const(rng.uniform(-0.2, 0.2, (k, k, cin // groups, cout)).astype(np.float32))
+        made = fw.nn.conv2d(
+            value, weight, channels=cout, kernel_size=(k, k), strides=(stride, stride), groups=groups,
+            padding=(k // 2, k // 2), data_layout="NHWC", kernel_layout="HWIO",
+        )  # fmt: skip
+        return fw.clip(fw.add(made, fw.const(rng.uniform(-1, 1, cout).astype(np.float32))), 0.0, 6.0)
+
+    x = fw.var("x", shape=(1, 32, 32, 3))
+    y = fw.nn.max_pool2d(conv(x, 3, channels, 3, 2), (3, 3), (1, 1), padding=(1, 1), layout="NHWC")
+    y = conv(y, channels, channels, 3, 1, channels)
+    y = conv(conv(y, channels, 2 * channels, 1), 2 * channels, 2 * channels, 5, 2, 2 * channels)
+    y = fw.nn.avg_pool2d(y, (3, 3), (2, 2), padding=(1, 1), layout="NHWC")
+    flat = fw.nn.batch_flatten(fw.nn.global_avg_pool2d(y, layout="NHWC"))
+    scores = fw.nn.dense(flat, fw.const(rng.uniform(-1, 1, (10, 2 * channels)).astype(np.float32)))
+    return fw.Function([x], fw.nn.softmax(fw.nn.matmul(scores, fw.const(np.eye(10, 12, dtype=np.float32)))))
+
+
 def networks() -> list[fw.Function]:
     """Small networks of all kinds of layers."""
-    return [block(), residual(), layer()]
+    return [block(), residual(), layer(), layer(tokens=1), mobile()]

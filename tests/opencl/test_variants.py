@@ -19,7 +19,7 @@ from fusewire.targets.implementation import Implementation
 from fusewire.targets.lower import Problem
 from fusewire.targets.schedules.gpu.table import TABLE
 from tests.opencl.forced import problems, run_as
-from tests.opencl.present import each_device
+from tests.opencl.present import each_device, one_device
 
 Array = npt.NDArray[Any]
 RNG = np.random.default_rng(11)
@@ -302,6 +302,17 @@ def test_variants_agree_with_numpy(target: str, name: str) -> None:
     variants = {e.name: list(e.configs(problem)) for e in fitting(problem)}
     for variant, k in chosen()[name]:
         agrees(lib, case, Decision(variant, variants[variant][k]))
+
+
+@one_device
+def test_depthwise_through_local_memory(target: str) -> None:
+    case = CASES["depthwise, channels last, stride 2"]
+    lib = case.build(target)
+    (problem,) = problems(lib)
+    (entry,) = [e for e in fitting(problem) if e.name == "conv2d_depthwise_last.cpu"]
+    config = next(config for config in entry.configs(problem) if config["staged"])
+    (got,) = run_as(lib, Decision(entry.name, config), case.inputs)
+    np.testing.assert_allclose(got, case.expected, rtol=1e-4, atol=2e-5, err_msg=str(config))
 
 
 def test_every_variant_has_its_turn() -> None:

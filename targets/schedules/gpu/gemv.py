@@ -1,8 +1,8 @@
 """Matrix products with few rows (M <= 8): vectors times matrices, as a language model's step has them.
 
-    right-hand matrix along its terms (dense):       a team of items for a few columns, neighbours have vectors of terms
-    right-hand matrix along its columns (matmul):    8 items have vectors of neighbouring columns, and as many teams of
-                                                     items stand between each other, that share the terms
+    right-hand matrix along its terms (dense):     a team of items for a few columns; neighbours have vectors of terms
+    right-hand matrix along its columns (matmul):  4 or 8 items have vectors of neighbouring columns, and as many teams,
+                                                   which share the terms, stand between each other
     both: sums of an item's share of the terms; exchanges (exchange.py); the first item of a team hands them over
 
 Every element of the right-hand matrix is read once, in whole lines of memory, and serves all rows. 1x1 convolutions of
@@ -35,8 +35,8 @@ FEW_ROWS = 8
 SHORTEST = 32
 """Terms from which on it is worth to share a sum."""
 
-SIDE = 8
-"""Items that have neighbouring columns: their vectors are a line of memory."""
+SIDES = (8, 4)
+"""Items that have neighbouring columns: their vectors are a line of memory, or half of one."""
 
 ITEMS = (4, 8, 16, 32, 64, 128, 256)
 """Items that share a sum."""
@@ -91,7 +91,7 @@ class Plan:
     def of(p: Product, config: Config) -> "Plan":
         """The plan of a config."""
         lanes = LANES if (p.k if p.across else p.n) % LANES == 0 else 1
-        apart = 1 if p.across else SIDE
+        apart = config["apart"]
         return Plan(config["items"], config["columns"] if p.across else lanes, config["teams"], apart, lanes, p.across)
 
     def units(self, p: Product) -> int:
@@ -139,8 +139,9 @@ def check(route: Route) -> Callable[[Problem], str | None]:
 
 def _every(problem: Problem, p: Product) -> Iterator[Config]:
     most = local_sizes(problem)[-1]
-    for items, columns in product(ITEMS, COLUMNS if p.across else (1,)):
-        config = {"items": items, "columns": columns, "teams": 1}
+    choices = product(ITEMS, COLUMNS, (1,)) if p.across else product(ITEMS, (1,), SIDES)
+    for items, columns, apart in choices:
+        config = {"items": items, "columns": columns, "apart": apart, "teams": 1}
         plan = Plan.of(p, config)
         if plan.size > most or columns * p.m > max(SUMS, p.m) or columns > p.n or 2 * items > max(plan.units(p), 8):
             continue

@@ -215,8 +215,8 @@ TABLE = (
     *_products(),
     *_sums(),
     *_LOCAL,
-    *_through_local(),
     *_few_rows(),
+    *_through_local(),
     *_STREAMS,
 )
 """All variants, by operator."""
