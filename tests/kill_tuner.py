@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +106,12 @@ def kill_one(target: str, records: Path, number: int, moment: Moment) -> int:
     def added() -> int:
         return records.read_bytes().count(b"\n", len(before)) - torn if size(records) > len(before) else 0
 
+    def there(count: int) -> bool:
+        return added() >= count or not alive(pid)
+
     pid = forked(target, records, number)
     for count in range(1, moment.records + 1):
-        wait_for(f"record {count}", lambda count=count: added() >= count or not alive(pid))
+        wait_for(f"record {count}", partial(there, count))
     time.sleep(moment.delay)
     assert alive(pid), "the tuner ended by itself"
     started = children(pid)

@@ -20,8 +20,9 @@ from ....ir.scalar import Value, apply
 from ...lower import Problem
 from ...prelude import width
 from ...rewrite import Rewriter
+from ..nest import rewritten
 from ..reduction import Form, Numbers, runs_along
-from ..rows import JOIN, extents_of, rewritten, size_of
+from ..rows import JOIN, extents_of, size_of
 from ..space import Config
 from ..tiles import Packed
 from .items import LANES, local_sizes, numbered, split
@@ -185,9 +186,7 @@ def _write(b: Builder, form: Form, results: Sequence[Mapping[IndexVar, Index]]) 
 
     def line(terms: Sequence[Value]) -> Value:
         keys = tuple(map(numbers.number, terms))
-        return once(
-            keys, "line", lambda: joined([once(k, "x", lambda t=t: t) for k, t in zip(keys, terms, strict=True)])
-        )
+        return once(keys, "line", lambda: joined(list(map(element, keys, terms))))
 
     def window(at: Mapping[IndexVar, Index]) -> Value:
         terms, length = list(_terms(form, at)), form.inner[-1].hi + 1
