@@ -21,7 +21,8 @@ class Buffer:
     """Memory that kernels read and write: a dense row-major array.
 
     `scope` is "param" (given by the caller), "register" (one thread, stays in registers), "thread" (private scratch),
-    "team" (scratch shared by all threads of one inference) or "local" (shared by a work-group).
+    "team" (scratch shared by all threads of one inference), "local" (shared by a work-group) or "image" (given by the
+    caller, only read, of float32 and shape (rows, columns, 4): a device may have a cache of its own for such).
     """
 
     name: str

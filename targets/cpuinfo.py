@@ -86,6 +86,7 @@ class DeviceProfile:
             TF32), float16, bfloat16.
         plain: whether channels are best left where the graph has them; else they are put into blocks of a vector.
         exchange: whether items exchange values without memory.
+        image: columns and rows that a read-only image may have at most; (0, 0): there are none.
     """
 
     kind: str = "cpu"
@@ -95,6 +96,7 @@ class DeviceProfile:
     matrix: tuple[str, ...] = ()
     plain: bool = False
     exchange: bool = False
+    image: tuple[int, int] = (0, 0)
 
 
 @frozen

@@ -19,6 +19,7 @@ from ..ir.index import FloorDiv, Index, IndexVar, Mod, ValueAtom
 from ..ir.loops import Alloc, Barrier, For, If, Kernel, Prefetch, Stmt, Store
 from ..ir.scalar import SHUFFLES, SMALL_FLOATS, Apply, Buffer, Const, Load, Scalar, Value, is_float, operands_of
 from .dialects import INFIX, Dialect
+from .imagetext import image_load, image_param
 from .launches import PRIVATE_BYTES, Launch
 from .launchtext import LaunchHead, counter_line, group_lines
 from .matrixtext import async_copy, matrix_product, product_call
@@ -124,6 +125,8 @@ class Emitter:
             scope.lines += [self.dialect.loops[loop.kind].format(**facts) + " {", *("  " + x for x in inner.lines), "}"]
 
     def _param(self, buffer: Buffer, constant: bool, position: int = 0) -> str:
+        if buffer.scope == "image":
+            return image_param(self.dialect, buffer)
         ctype, const = self.prelude.type(buffer.dtype, storage=True), "const " if constant else ""
         return self.dialect.param.format(const=const, t=ctype, name=buffer.name, position=position)
 
@@ -351,6 +354,8 @@ class Emitter:
 
     def _load(self, node: Load, scope: _Scope) -> str:
         buffer, lanes = node.buffer, node.lanes
+        if buffer.scope == "image":
+            return image_load(node, self.prelude, lambda i: self._index(i, scope))
         offset = buffer.offset(node.index)
         if buffer in self._scalars:
             return f"{buffer.name}_{offset.const}"

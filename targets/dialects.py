@@ -58,6 +58,9 @@ class Dialect:
         copy: the function fw_copy<bytes>(to, from, whether: else zeros), which stores to local memory by the next
             such barrier; empty: there is none.
         matrix: functions for loops of kind "mma", by the type of the factors (see matrixtext.py).
+        image: for languages with images (see imagetext.py): one as a "param" {name}; its texel at column {x} of row {y}
+            as a "load", by the "sampler" fw_nearest; and the functions {name} that take "one" number out of a texel, or
+            a "part" of {lanes}; empty: there are none.
     """
 
     name: str
@@ -90,6 +93,7 @@ class Dialect:
     function: str = FUNCTION
     copy: str = ""
     matrix: Mapping[str, str] = field(factory=dict)
+    image: Mapping[str, str] = field(factory=dict)
 
 
 INFIX = {

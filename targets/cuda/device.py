@@ -9,7 +9,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,7 @@ from ..launched.device import (
     Timer,
     held_in_one_block,
     homes,
+    no_images,
     sharing,
     sizes_on_gpu,
     when_repeated,
@@ -186,6 +187,10 @@ class CudaDevice:
     def hold(self, arrays: Mapping[int, Array]) -> tuple[Any, dict[int, int]]:
         """Arrays that never change, in one piece of memory."""
         return held_in_one_block(self, arrays)
+
+    def image(self, array: Array) -> NoReturn:
+        """Kernels read buffers only."""
+        no_images(self, array)
 
     def write(self, place: int, array: Array) -> None:
         """Copy an array of the host."""

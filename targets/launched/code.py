@@ -33,8 +33,8 @@ ONE_PROGRAM = 60000
 
 @frozen
 class Argument:
-    """One argument of a launch: a tensor by its slot, a piece of the step's scratch, the scratch of work-items, or a
-    number; `value` is the slot, the offset in bytes, nothing, or the number.
+    """One argument of a launch: a tensor by its slot, a constant that is an image by its slot, a piece of the step's
+    scratch, the scratch of work-items, or a number; `value` is the slot, the offset in bytes, nothing, or the number.
     """
 
     kind: str
@@ -95,6 +95,11 @@ class LaunchCode:
     def of(self, step: KernelStep) -> LaunchStep:
         """The code of a step."""
         return self.steps[id(step)]
+
+    def read(self, kind: str, step: KernelStep | None = None) -> set[int]:
+        """The slots that are arguments of a kind ("tensor" or "image") of a step, or of the whole program."""
+        steps = self.steps.values() if step is None else [self.of(step)]
+        return {a.value for s in steps for call in s.calls for a in call.arguments if a.kind == kind}
 
     def workspace(self, threads: int, step: KernelStep | None = None) -> int:
         """Bytes of scratch that a step needs, or the whole program, with `threads` work-items that take shares."""
@@ -184,10 +189,13 @@ def _argument(plan: Plan, buffer: Buffer) -> list[Any]:
     if buffer in plan.team:
         after = [o for o in plan.team.values() if o > plan.team[buffer]]
         return ["team", plan.team[buffer], min(after, default=plan.team_bytes) - plan.team[buffer]]
-    return ["tensor", plan.kernel.params.index(buffer), 0]
+    return ["image" if buffer.scope == "image" else "tensor", plan.kernel.params.index(buffer), 0]
 
 
 # All kernels
+
+_SLOTS = ("tensor", "image")
+"""Kinds of arguments that are meant by slots."""
 
 
 @define
@@ -214,7 +222,7 @@ class _Maker:
 
     def _call(self, call: Sequence[Any], name: str, slots: Sequence[int]) -> Call:
         kernel, arguments, *sizes = call
-        bound = [Argument(kind, slots[value] if kind == "tensor" else value, n) for kind, value, n in arguments]
+        bound = [Argument(kind, slots[value] if kind in _SLOTS else value, n) for kind, value, n in arguments]
         return Call(kernel.replace(KERNEL, name), tuple(bound), *sizes)
 
     def files(self) -> list[tuple[str, str]]:

@@ -3,12 +3,13 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, NoReturn, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from attrs import frozen
 
+from ...ir.errors import DeviceError
 from ..engine import Action, Array
 from ..memory import rounded
 from .code import LaunchCode
@@ -136,6 +137,10 @@ class LaunchDevice(Protocol):
         """Arrays that never change: what keeps their memory, and the place of each."""
         ...
 
+    def image(self, array: Array) -> Place:
+        """An array (rows, columns, 4) that never changes, as an image."""
+        ...
+
     def write(self, place: Place, array: Array) -> None:
         """Copy an array of the host; it may be changed as soon as this returns."""
         ...
@@ -246,6 +251,11 @@ def held_in_one_block(device: LaunchDevice, arrays: Mapping[int, Array]) -> tupl
             device.write(places[slot], array)
         offset += sizes[slot]
     return memory, places
+
+
+def no_images(device: LaunchDevice, array: Array) -> NoReturn:
+    """`image` for devices whose language has none, so that no code that was made for them asks for it."""
+    raise DeviceError(f"an image of {array.nbytes} bytes on {device.name}: kernels for it read buffers only")
 
 
 def sharing(most: int, thread_bytes: int, items: int) -> int:

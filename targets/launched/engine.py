@@ -2,12 +2,13 @@
 and then repeated. What differs between OpenCL, CUDA and HIP is a `LaunchDevice`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from operator import itemgetter
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
+from attrs import frozen
 
 from ...fuse.library import ADDRESS, DEVICE
 from ...ir.errors import DeviceError
@@ -26,7 +27,16 @@ MOST_RECORDED = 8
 """For how many sets of shared inputs a run of launches is kept recorded."""
 
 _lock = Lock()
-_constants: "WeakKeyDictionary[LaunchCode, dict[LaunchDevice, tuple[Any, dict[int, Place]]]]" = WeakKeyDictionary()
+_constants: "WeakKeyDictionary[LaunchCode, dict[LaunchDevice, _Held]]" = WeakKeyDictionary()
+
+
+@frozen(eq=False)
+class _Held:
+    """Constants of a program on a device: what keeps the memory of tensors, their places, and those of images."""
+
+    keeper: Any
+    places: dict[int, Place]
+    images: dict[int, Place]
 
 
 class LaunchEngine:
@@ -42,6 +52,7 @@ class LaunchEngine:
         assert isinstance(lib.code, LaunchCode)
         self.lib, self.code, self.device = lib, lib.code, device
         self._kept: list[Any] = []
+        self._held = self._shared_constants()
         self._places = self._allocate()
         self._shared: dict[int, tuple[Place, Any]] = {}
         self._team, self._own = self._scratch()
@@ -59,7 +70,7 @@ class LaunchEngine:
         needed = arena.size + sum(self._size(slot) for slot in fixed) + self.code.workspace(self.device.units)
         if needed > (there := self.device.total_memory):
             raise DeviceError(f"the module needs {needed} bytes; {self.device.name} has {there}")
-        found = dict(self._shared_constants())
+        found = dict(self._held.places)
         if whole := self._memory(arena.size, "intermediate tensors"):
             found.update({slot: whole.at(offset, self._size(slot)) for slot, offset in arena.offsets.items()})
         for slot in fixed:
@@ -78,15 +89,14 @@ class LaunchEngine:
         self._kept.append(memory)
         return memory
 
-    def _shared_constants(self) -> dict[int, Place]:
-        """The places of the constants, which all modules of one library on one device share."""
+    def _shared_constants(self) -> _Held:
+        """The constants, which all modules of one library on one device share."""
         with _lock:
             known = _constants.setdefault(self.code, {})
             if self.device not in known:
-                known[self.device] = self.device.hold(self._constants())
-            keeper, places = known[self.device]
-        self._kept.append(keeper)
-        return places
+                images = {slot: self.device.image(self.code.packed[slot]) for slot in self.code.read("image")}
+                known[self.device] = _Held(*self.device.hold(self._constants()), images)
+            return known[self.device]
 
     def _constants(self) -> dict[int, Array]:
         """The constants that steps read, or that are outputs."""
@@ -94,10 +104,10 @@ class LaunchEngine:
         used = {program.root(s) for step in flatten(program.steps) for s in self._read_by(step)} | {*program.outputs}
         return {s: a for s, a in {**program.constants, **self.code.packed}.items() if s in used}
 
-    def _read_by(self, step: Step) -> Sequence[int]:
+    def _read_by(self, step: Step) -> Collection[int]:
         match step:
             case KernelStep():
-                return self.code.of(step).inputs
+                return self.code.read("tensor", step)
             case CopyStep(source=source):
                 return (source,)
             case LibraryStep(inputs=inputs):
@@ -143,6 +153,8 @@ class LaunchEngine:
         match argument.kind:
             case "tensor":
                 return self._place(argument.value)
+            case "image":
+                return self._held.images[argument.value]
             case "team":
                 assert self._team is not None
                 return self._team.at(argument.value, argument.nbytes)

@@ -45,6 +45,7 @@ class OpenclDevice:
         extensions: what it can do beyond the standard.
         raw: pyopencl's device.
         local_bytes: memory that the items of a work-group share; None where that is a part of all memory.
+        image: columns and rows that an image may have at most; (0, 0) where it has no images.
     """
 
     index: int
@@ -60,6 +61,7 @@ class OpenclDevice:
     extensions: tuple[str, ...]
     raw: Any = field(eq=False, repr=False)
     local_bytes: int | None = None
+    image: tuple[int, int] = (0, 0)
 
     @property
     def identity(self) -> str:
@@ -180,6 +182,7 @@ def _device(cl: Any, index: int, platform: Any, raw: Any) -> OpenclDevice:
         raw.max_compute_units, raw.max_work_group_size, max(raw.mem_base_addr_align // 8, 1),
         bool(raw.host_unified_memory), tuple(sorted(raw.extensions.split())), raw,
         raw.local_mem_size if raw.local_mem_type == cl.device_local_mem_type.LOCAL else None,
+        (raw.image2d_max_width, raw.image2d_max_height) if raw.image_support else (0, 0),
     )  # fmt: skip
 
 

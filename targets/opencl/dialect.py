@@ -182,5 +182,14 @@ static inline @T fw_@N_@S({params}) {{
         "variable": "const long {v}",
         "own": "__global char *thread_scratch = fw_scratch + fw_item * {bytes};",
     },
+    image={
+        "param": "__read_only image2d_t {name}",
+        "sampler": "__constant sampler_t fw_nearest = "
+        "CLK_NORMALIZED_COORDS_FALSE | CLK_ADDRESS_NONE | CLK_FILTER_NEAREST;",
+        "load": "read_imagef({name}, fw_nearest, (int2)((int)({x}), (int)({y})))",
+        "one": "static inline {t} {name}(float4 a, long k) {{ float r[4]; vstore4(a, 0, r); return r[k]; }}",
+        "part": "static inline {t} {name}(float4 a, long k) "
+        "{{ float r[4]; vstore4(a, 0, r); return vload{lanes}(0, r + k); }}",
+    },
 )
 """OpenCL C 1.2: a kernel is one launch, `fw_item` the number of a work-item."""

@@ -20,12 +20,13 @@ def isa_for(target: Target) -> Isa:
     device = _meant(target.device)
     least, warp = DeviceProfile(), target.thread_warp_size or 1
     local_bytes = (device and device.local_bytes) or least.local_bytes
+    image = device.image if device and OPENCL.image else least.image
     most = min(target.max_num_threads or least.max_group, device.max_group if device else least.max_group)
     if warp > 1 or target.device == "gpu" or (device and device.type == "gpu"):
-        profile = DeviceProfile("gpu", local_bytes, most, max(warp, 32))
+        profile = DeviceProfile("gpu", local_bytes, most, max(warp, 32), image=image)
         return Isa("opencl-gpu", 16, 32, (), ("f16c",), profile)
     own = cpu_isa_for(Target("cpu"))
-    profile = DeviceProfile(local_bytes=local_bytes, max_group=most)
+    profile = DeviceProfile(local_bytes=local_bytes, max_group=most, image=image)
     return Isa(f"opencl{own.vector_bytes}", own.vector_bytes, own.registers, (), ("f16c",), profile)
 
 

@@ -148,6 +148,20 @@ class OpenclQueue:
         with told(f"allocating {raw.nbytes} bytes for a constant", self.session.device):
             return Piece(self.cl.Buffer(self.session.context, how, hostbuf=raw))
 
+    def image(self, array: Array) -> Piece:
+        """An array (rows, columns, 4) of float32 or float16 that never changes, as an image of as many texels.
+
+        Raises:
+            DeviceError: the device has no images, none of this type or size, or not enough memory.
+        """
+        cl, (rows, columns, _) = self.cl, array.shape
+        channel = {"float32": cl.channel_type.FLOAT, "float16": cl.channel_type.HALF_FLOAT}[array.dtype.name]
+        texel = cl.ImageFormat(cl.channel_order.RGBA, channel)
+        how = cl.mem_flags.READ_ONLY | cl.mem_flags.COPY_HOST_PTR
+        with told(f"allocating an image of {columns} x {rows} texels of {array.dtype}", self.session.device):
+            raw = np.ascontiguousarray(array)
+            return Piece(cl.Image(self.session.context, how, texel, shape=(columns, rows), hostbuf=raw))
+
     def _mapped(self, place: Piece, flags: int, nbytes: int) -> Any:
         """Memory for a while in the hands of the host, which sees it at `place.host`."""
         array, _ = self.cl.enqueue_map_buffer(self.queue, place.buffer, flags, 0, (nbytes,), np.uint8, is_blocking=True)

@@ -37,6 +37,8 @@ WORDS = {
     "OUT_OF_RESOURCES": "the device ran out of resources (memory, registers, or a kernel that was stopped)",
     "OUT_OF_HOST_MEMORY": "this process ran out of memory",
     "INVALID_BUFFER_SIZE": "the buffer is larger than the device allows",
+    "INVALID_IMAGE_SIZE": "the image is larger than the device allows",
+    "IMAGE_FORMAT_NOT_SUPPORTED": "the device has no images of this type",
     "INVALID_WORK_GROUP_SIZE": "the work-group does not fit the device or the kernel",
     "INVALID_WORK_ITEM_SIZE": "the work-group is larger than the device allows",
     "INVALID_KERNEL_ARGS": "an argument of the kernel was not set",

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from attrs import define, field
 from ...ir.errors import DeviceError, DeviceNotFound, RuntimeInputError
 from ..engine import Action, Array
 from ..launched.compiler import compile_all
-from ..launched.device import LOCAL, Block, Launch, Timer, held_in_one_block, homes, sharing, sizes_on_gpu
+from ..launched.device import LOCAL, Block, Launch, Timer, held_in_one_block, homes, no_images, sharing, sizes_on_gpu
 from ..launched.libqueue import LibraryQueue
 from .hiprtc import INSTALL, hiprtc, options, rocm_library
 
@@ -234,6 +234,10 @@ class RocmDevice:
     def hold(self, arrays: Mapping[int, Array]) -> tuple[Any, dict[int, int]]:
         """Arrays that never change, in one piece of memory."""
         return held_in_one_block(self, arrays)
+
+    def image(self, array: Array) -> NoReturn:
+        """Kernels read buffers only."""
+        no_images(self, array)
 
     def write(self, place: int, array: Array) -> None:
         """Copy an array of the host."""

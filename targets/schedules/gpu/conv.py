@@ -15,14 +15,16 @@ from attrs import evolve, frozen
 
 from ....ir.index import Index, as_index
 from ....ir.loops import Builder, Kernel
-from ....ir.scalar import Buffer, Value, all_of, apply
+from ....ir.scalar import Value, all_of, apply
 from ...lower import Problem
 from .. import conv_shape
 from ..conv import bordered
 from ..conv_shape import Conv, conv_of
 from ..space import Config, space
-from ..tiles import Packed, Packing, RegisterTile, even
+from ..tiles import Packed, RegisterTile, even
+from . import images
 from .convs import is_pointwise, packed_blocks, picture
+from .images import ImageWeights
 from .items import (
     LANES,
     default_local,
@@ -50,17 +52,20 @@ class Block:
     Attributes:
         channels, rows, columns: of the result.
         pointwise: whether it is for 1x1 windows without a border, or for all others.
+        image: whether weights are read from an image (images.py).
     """
 
     channels: int
     rows: int
     columns: int
     pointwise: bool = False
+    image: bool = False
 
     @property
     def name(self) -> str:
-        """MNN's name: c8h4w1, or 1x1_c8h1w4."""
-        return f"{'1x1_' if self.pointwise else ''}c{self.channels}h{self.rows}w{self.columns}"
+        """MNN's name: c8h4w1, or 1x1_c8h1w4; image_c8h4w1."""
+        kind = ("image_" if self.image else "") + ("1x1_" if self.pointwise else "")
+        return f"{kind}c{self.channels}h{self.rows}w{self.columns}"
 
     @property
     def points(self) -> int:
@@ -87,7 +92,7 @@ def check(block: Block) -> Callable[[Problem], str | None]:
             return f"blocks of {block.channels} channels lie across groups of {s.co}"
         if block.channels > LANES and s.co <= LANES:
             return f"there are no {block.channels} channels"
-        return None
+        return images.check(problem, block.channels) if block.image else None
 
     return fits
 
@@ -120,7 +125,11 @@ def default_split(conv: Conv, block: Block) -> int:
 
 
 def predict(block: Block) -> Callable[[Problem, Config], float]:
-    """The cost in vector operations: multiply-adds, loads that hold them up, and items that a device lacks."""
+    """The cost in vector operations: multiply-adds, loads that hold them up, and items that a device lacks.
+
+    That of an image is the same: whether its cache helps, only measuring on the device tells. Of equal predictions the
+    first in the table is taken, and that is a buffer.
+    """
 
     def cost(problem: Problem, config: Config) -> float:
         conv = conv_of(problem)
@@ -151,13 +160,36 @@ def _extents(conv: Conv, block: Block) -> tuple[int, ...]:
     )
 
 
+Weight = Callable[[tuple[Index, Index], Sequence[Index], Index, Index], Value]
+"""(group, block of channels), a term as (block of input channels, row, column, channel in it), vector, lane."""
+
+
+def _weights(conv: Conv, b: Builder, block: Block) -> tuple[Conv, Weight, Packed]:
+    """Weights in a buffer or an image, and how they are packed."""
+    s, size = conv.s, conv.data_block
+    if block.image:
+        texels = ImageWeights.of(conv, block.channels)
+        return (
+            texels.conv,
+            lambda at, r, o, v: texels.load(b, at, (r[1], r[2], r[0] * size + r[3]), o, v),
+            texels.packed,
+        )
+    conv, weights, packing, packed = packed_blocks(conv, b, block.channels)
+    (piece,) = packing.pieces
+
+    def weight(at: tuple[Index, Index], r: Sequence[Index], o: Index, v: Index) -> Value:
+        row = ((r[0] * s.kh + r[1]) * s.kw + r[2]) * size + r[3]
+        return b.load(weights, (at[0], packing.offset(piece, at[1], row, o * LANES + v)))
+
+    return conv, weight, packed
+
+
 @frozen(eq=False)
 class _Blocks:
     conv: Conv
     block: Block
     b: Builder
-    weights: Buffer
-    packing: Packing
+    weight: Weight
     packed: Packed
     border: bool
 
@@ -165,13 +197,13 @@ class _Blocks:
     def start(conv: Conv, block: Block, config: Config) -> "_Blocks":
         """Pack the weights, and give the input a border if the config says so."""
         b = Builder()
-        conv, weights, packing, packed = packed_blocks(conv, b, block.channels)
+        conv, weight, packed = _weights(conv, b, block)
         if config["border"]:
             rows, columns = (
                 -(-n // step) * step for n, step in zip(picture(conv), (block.rows, block.columns), strict=True)
             )
             conv = evolve(conv, data=bordered(evolve(conv, s=evolve(conv.s, oh=rows, ow=columns)), b))
-        return _Blocks(conv, block, b, weights, packing, packed, bool(config["border"]))
+        return _Blocks(conv, block, b, weight, packed, bool(config["border"]))
 
     def kernel(self, config: Config) -> tuple[Kernel, Packed]:
         """The launches: one, or several that share the output channels."""
@@ -228,19 +260,14 @@ class _Blocks:
     def accumulate(self, acc: RegisterTile, at: tuple[Index, Index, Index], y0: Index, x0: Index, v: Index) -> None:
         """The sums of one block."""
         s, block, (n, g, tile) = self.conv.s, self.conv.data_block, at
-        (piece,) = self.packing.pieces
         kind = "unrolled" if block <= UNROLLED else "rolled"
         loops = [("cb", s.ci // block, "rolled"), ("kh", s.kh, "rolled"), ("kw", s.kw, "rolled"), ("c", block, kind)]
-
-        def weight(r: Sequence[Index], o: Index) -> Value:
-            row = ((r[0] * s.kh + r[1]) * s.kw + r[2]) * block + r[3]
-            return self.b.load(self.weights, (g, self.packing.offset(piece, tile, row, o * LANES + v)))
 
         def pixel(r: Sequence[Index], j: Index) -> Value:
             y, x = y0 + j // self.block.columns, x0 + j % self.block.columns
             return self.pixel(n, g * s.ci + r[0] * block + r[3], (y, x), r)
 
-        acc.accumulate(loops, weight, pixel)
+        acc.accumulate(loops, lambda r, o: self.weight((g, tile), r, o, v), pixel)
 
     def pixel(self, n: Index, c: Index, at: tuple[Index, Index], r: Sequence[Index]) -> Value:
         """The input under a pixel of the result, 0 outside of the picture; behind the last pixel it is any number."""

@@ -7,6 +7,8 @@ search has found one to be faster.
 from collections.abc import Iterable
 from typing import Protocol
 
+from attrs import evolve
+
 from ....ir.loops import Kernel
 from ...implementation import Implementation
 from ...lower import Problem
@@ -44,6 +46,10 @@ GENERAL_BLOCKS = tuple(Block(c, h, w) for c, h, w in
 
 POINTWISE_BLOCKS = tuple(Block(c, 1, w, pointwise=True) for c, w in ((4, 4), (4, 2), (4, 1), (8, 4), (8, 2)))
 """Output blocks of conv2d with a window of 1x1."""
+
+IMAGE_BLOCKS = tuple(evolve(block, image=True) for block in (*GENERAL_BLOCKS, *POINTWISE_BLOCKS) if block.points == 4)
+"""Those that use a vector of weights often enough, once more with weights as an image. They come behind all blocks with
+buffers: of equal predictions the first is taken."""
 
 
 PRODUCT = ("nn.dense", "nn.matmul", "nn.batch_matmul")
@@ -138,7 +144,7 @@ def _blocks() -> tuple[Implementation, ...]:
             conv.predict(block),
             conv.configs(block),
         )
-        for block in (*GENERAL_BLOCKS, *POINTWISE_BLOCKS)
+        for block in (*GENERAL_BLOCKS, *POINTWISE_BLOCKS, *IMAGE_BLOCKS)
     )
 
 
