@@ -4,7 +4,7 @@ An image is a buffer of scope "image" and shape (rows, columns, 4). What lies in
 gives float32, exactly. A language that has images says in its dialect how one is a parameter, and how it is read.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from ..ir.errors import VerifyError
 from ..ir.index import Index
@@ -22,14 +22,16 @@ def image_param(dialect: Dialect, buffer: Buffer) -> str:
     Raises:
         VerifyError: the language has no images.
     """
-    if not dialect.image:
-        raise VerifyError(f"{dialect.name} has no images, and {buffer.name} is one")
-    return dialect.image["param"].format(name=buffer.name)
+    return _words(dialect, buffer)["param"].format(name=buffer.name)
 
 
 def image_load(node: Load, prelude: Prelude, index: Callable[[Index], str]) -> str:
-    """A whole texel, or where fewer lanes are wanted (beside values of 64 bits) a part of one."""
-    image, (row, column, place) = prelude.dialect.image, node.index
+    """A whole texel, or where fewer lanes are wanted (beside values of 64 bits) a part of one.
+
+    Raises:
+        VerifyError: the language has no images, or the lanes are not in one texel.
+    """
+    image, (row, column, place) = _words(prelude.dialect, node.buffer), node.index
     if node.lanes > TEXEL or node.lanes + place.bounds[1] > TEXEL:
         raise VerifyError(f"a load of {node.lanes} lanes from {node.buffer.name} goes beyond a texel")
     prelude.helper("fw_nearest", image["sampler"])
@@ -40,3 +42,9 @@ def image_load(node: Load, prelude: Prelude, index: Callable[[Index], str]) -> s
     template = image["one" if node.lanes == 1 else "part"]
     helper = template.format(name=name, lanes=node.lanes, t=prelude.type(node.dtype, node.lanes))
     return f"{prelude.helper(name, helper)}({texel}, {index(place)})"
+
+
+def _words(dialect: Dialect, buffer: Buffer) -> Mapping[str, str]:
+    if not dialect.image:
+        raise VerifyError(f"{dialect.name} has no images, and {buffer.name} is one")
+    return dialect.image

@@ -52,8 +52,7 @@ class LaunchEngine:
         assert isinstance(lib.code, LaunchCode)
         self.lib, self.code, self.device = lib, lib.code, device
         self._kept: list[Any] = []
-        self._held = self._shared_constants()
-        self._places = self._allocate()
+        self._held, self._places = self._allocate()
         self._shared: dict[int, tuple[Place, Any]] = {}
         self._team, self._own = self._scratch()
         find = device.load(self.code.files, device.arch_for(arch)) if self.code.files else lambda name: None
@@ -63,20 +62,21 @@ class LaunchEngine:
 
     # Memory
 
-    def _allocate(self) -> dict[int, Place]:
-        """Places by slot."""
+    def _allocate(self) -> tuple[_Held, dict[int, Place]]:
+        """Constants, and places by slot."""
         program, arena = self.lib.program, self.lib.arena
         fixed = sorted(program.fixed - program.constants.keys())
         needed = arena.size + sum(self._size(slot) for slot in fixed) + self.code.workspace(self.device.units)
         if needed > (there := self.device.total_memory):
             raise DeviceError(f"the module needs {needed} bytes; {self.device.name} has {there}")
-        found = dict(self._held.places)
+        held = self._shared_constants()
+        found = dict(held.places)
         if whole := self._memory(arena.size, "intermediate tensors"):
             found.update({slot: whole.at(offset, self._size(slot)) for slot, offset in arena.offsets.items()})
         for slot in fixed:
             if memory := self._memory(self._size(slot), f"a tensor {program.slots[slot]}"):
                 found[slot] = memory.at(0, self._size(slot))
-        return found
+        return held, found
 
     def _size(self, slot: int) -> int:
         return rounded(self.lib.program.slots[slot].nbytes, LaunchCode.ALIGN)

@@ -156,11 +156,13 @@ class OpenclQueue:
         """
         cl, (rows, columns, _) = self.cl, array.shape
         channel = {"float32": cl.channel_type.FLOAT, "float16": cl.channel_type.HALF_FLOAT}[array.dtype.name]
-        texel = cl.ImageFormat(cl.channel_order.RGBA, channel)
+        texel, form = cl.ImageFormat(cl.channel_order.RGBA, channel), cl.ImageDescriptor()
+        form.image_type, form.shape, form.pitches = cl.mem_object_type.IMAGE2D, (columns, rows), (0, 0)
+        form.num_mip_levels, form.num_samples, form.buffer = 0, 0, None
         how = cl.mem_flags.READ_ONLY | cl.mem_flags.COPY_HOST_PTR
         with told(f"allocating an image of {columns} x {rows} texels of {array.dtype}", self.session.device):
             raw = np.ascontiguousarray(array)
-            return Piece(cl.Image(self.session.context, how, texel, shape=(columns, rows), hostbuf=raw))
+            return Piece(cl.Image(self.session.context, how, texel, desc=form, hostbuf=raw))
 
     def _mapped(self, place: Piece, flags: int, nbytes: int) -> Any:
         """Memory for a while in the hands of the host, which sees it at `place.host`."""
