@@ -20,6 +20,7 @@ from .schedules import (
     depthwise,
     gemm,
     generic,
+    strassen,
     winograd,
     winograd_pairs,
     winograd_rows,
@@ -95,6 +96,9 @@ class Chosen:
 def _generic(problem: Problem, config: Config) -> tuple[Kernel, Packed]:
     return generic.schedule(problem), {}
 
+
+UNASKED = 0
+"""The priority of what rounds otherwise than the definition would: only a search may choose it."""
 
 _CONV = ("nn.conv2d", "nn.conv1d")
 _VOLUMES = ("nn.conv3d",)
@@ -173,6 +177,16 @@ TABLE = (
         conv_transpose.configs,
     ),
     Implementation("gemm.cpu", _PRODUCT, 10, gemm.check, gemm.schedule, gemm.predict, gemm.configs, gemm.pack),
+    Implementation(
+        "gemm_strassen.cpu",
+        ("nn.dense", "nn.matmul"),
+        UNASKED,
+        strassen.check,
+        strassen.schedule,
+        strassen.predict,
+        strassen.configs,
+        strassen.pack,
+    ),
     Implementation(
         "attention.cpu",
         ("nn.attention",),

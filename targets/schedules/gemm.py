@@ -121,7 +121,7 @@ def in_pairs_of_terms(problem: Problem) -> bool:
 
 def schedule(problem: Problem, config: Config) -> tuple[Kernel, Packed]:
     """The loops of a matrix product, and the packed matrix."""
-    product = _Product.start(problem, shape_of(problem), config)
+    product = TiledProduct.start(problem, shape_of(problem), config)
     for piece in product.packing.pieces:
         rows = block_rows(product.s, piece.tiles, product.itemsize, product.most, problem.threads)
         for start, count, size in even(product.s.m, rows):
@@ -131,7 +131,7 @@ def schedule(problem: Problem, config: Config) -> tuple[Kernel, Packed]:
 
 def pack(problem: Problem, config: Config) -> Packed:
     """How a constant matrix is packed."""
-    return _Product.start(problem, shape_of(problem), config).packed
+    return TiledProduct.start(problem, shape_of(problem), config).packed
 
 
 def block_rows(s: Shape, panels: int, itemsize: int, most: int, threads: int) -> int:
@@ -148,7 +148,7 @@ def block_rows(s: Shape, panels: int, itemsize: int, most: int, threads: int) ->
 
 
 @frozen(eq=False)
-class _Product:
+class TiledProduct:
     """One matrix product being written: where its packed matrix is, and the loops over tiles."""
 
     problem: Problem
@@ -166,6 +166,8 @@ class _Product:
     """Whether the next panel is fetched ahead."""
     copied: Buffer | None
     """The left-hand matrix, where it is copied."""
+    hand_over: Callable[[Sequence[Index], Index, Index, Value], None] | None = None
+    """Takes finished elements (batch, row, column, value) in the group's place."""
 
     @property
     def itemsize(self) -> int:
@@ -178,7 +180,7 @@ class _Product:
         return numpy_dtype(self.weights.dtype).itemsize
 
     @staticmethod
-    def start(problem: Problem, s: Shape, config: Config) -> "_Product":
+    def start(problem: Problem, s: Shape, config: Config) -> "TiledProduct":
         """Pack the right-hand matrix, and copy rows where they would collide (copy_rows -1) or the config says so."""
         assert problem.context is not None
         builder, (left, right), dtype = Builder(), problem.context.args, problem.context.dtype
@@ -209,7 +211,7 @@ class _Product:
         across = s.transpose_b
         weights, problem, packed = packed_operand(problem, packing, builder, batch, matrix, element, across, unit)
         most, fetch = config["points"], config["fetch"]
-        product = _Product(problem, s, builder, packing, weights, packed, left, rows, dtype, most, fetch, None)
+        product = TiledProduct(problem, s, builder, packing, weights, packed, left, rows, dtype, most, fetch, None)
         copy = (not ready or product.rows_collide()) if config["copy_rows"] < 0 else config["copy_rows"]
         return product.with_copied_rows() if copy else product
 
@@ -221,7 +223,7 @@ class _Product:
         sets = SETS // math.gcd(SETS, nbytes // LINE)
         return self.most > sets * WAYS
 
-    def with_copied_rows(self) -> "_Product":
+    def with_copied_rows(self) -> "TiledProduct":
         """The same with a stage that copies the left-hand matrix, with a cache line of space between rows."""
         batch, s = math.prod(self.s.batch), self.s
         dtype = "uint32" if self.left.dtype == "uint32" else self.dtype
@@ -246,7 +248,7 @@ class _Product:
         work = math.prod(extents) * size * piece.width * self.s.k
         with self.builder.loop("block", math.prod(extents), team_kind(work)) as flat:
             *batch, block, tile = unravel(flat, extents)
-            _Panel(self, piece, batch, tile, block * size + start, size).write()
+            Panel(self, piece, batch, tile, block * size + start, size).write()
 
     def row_element(self, batch: Sequence[Index], i: Index, k: Index) -> Value:
         """Element `k` of row `i` of the left-hand matrix, or of its copy."""
@@ -259,10 +261,10 @@ class _Product:
 
 
 @frozen(eq=False)
-class _Panel:
+class Panel:
     """One panel of columns for one block of rows, the first of which is `first`."""
 
-    product: _Product
+    product: TiledProduct
     piece: Piece
     batch: list[Index]
     tile: Index
@@ -289,8 +291,12 @@ class _Panel:
     def emit(self, row: Index, column: Index, value: Value) -> None:
         """Hand over a finished element."""
         p, i = self.product, self.first + row
+        column = self.tile * self.piece.width + self.piece.start + column
+        if p.hand_over:
+            p.hand_over(self.batch, i, column, value)
+            return
         place = [*self.batch, i] if p.s.batch else unravel(i, p.rows)
-        p.problem.emit(p.builder, (*place, self.tile * self.piece.width + self.piece.start + column), value)
+        p.problem.emit(p.builder, (*place, column), value)
 
     def tiles(self, k0: Index, terms: int, sums: Buffer | None) -> None:
         """All tiles of rows, for the `terms` from `k0` on: added to `sums`, or handed over."""
