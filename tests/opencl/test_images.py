@@ -12,7 +12,6 @@ import fusewire as fw
 from fusewire.ir.errors import DeviceError, VerifyError
 from fusewire.ir.scalar import Buffer
 from fusewire.targets.backends import backend_of
-from fusewire.targets.build import CompiledModule
 from fusewire.targets.csource import Emitter
 from fusewire.targets.cuda.dialect import CUDA
 from fusewire.targets.dialects import C, Dialect
@@ -43,7 +42,7 @@ def network(x: Array, w: Array, dtype: str = "float32", layout: str = "NCHW") ->
     return fw.Function([data], fw.cast(net, dtype) if dtype != "float32" else net)
 
 
-def group(lib: CompiledModule) -> Problem:
+def group(lib: fw.CompiledModule) -> Problem:
     (problem,) = [p for p in problems(lib) if p.anchor is not None]
     return problem
 
@@ -58,7 +57,7 @@ def with_image(problem: Problem, image: tuple[int, int]) -> Problem:
     return evolve(problem, isa=evolve(problem.isa, device=evolve(problem.isa.device, image=image)))
 
 
-def forced(lib: CompiledModule) -> LaunchCode:
+def forced(lib: fw.CompiledModule) -> LaunchCode:
     """The code of a module with its weights as images."""
     backend, isa = backend_of("opencl"), lib.runnable.code.isa
     code = backend.generate(lib.program, isa, 1, lambda problem, function: Decision(VARIANT, CONFIG))

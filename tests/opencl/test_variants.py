@@ -17,9 +17,9 @@ import fusewire as fw
 from fusewire.targets.implement import Decision, entries
 from fusewire.targets.implementation import Implementation
 from fusewire.targets.lower import Problem
-from fusewire.targets.schedules.gpu.table import TABLE
+from fusewire.targets.schedules.gpu.table import IMAGE_BLOCKS, TABLE
 from tests.opencl.forced import problems, run_as
-from tests.opencl.present import each_device, one_device
+from tests.opencl.present import DEVICES, each_device, one_device
 
 Array = npt.NDArray[Any]
 RNG = np.random.default_rng(11)
@@ -256,7 +256,9 @@ def cases() -> Iterator[Case]:
 
 
 CASES = {case.name: case for case in cases()}
-VARIANTS = {entry.name for entry in TABLE if not entry.name.endswith("_mma.cpu")}  # those: test_matrix_units.py
+OTHERS = ("_mma.cpu",) if DEVICES else ("_mma.cpu", *(f"{block.name}.cpu" for block in IMAGE_BLOCKS))
+"""Variants that are not for here: units for matrices (test_matrix_units.py); images, where no device is known."""
+VARIANTS = {entry.name for entry in TABLE if not entry.name.endswith(OTHERS)}
 
 
 def fitting(problem: Problem) -> list[Implementation]:
@@ -286,7 +288,7 @@ def chosen() -> dict[str, list[tuple[str, int]]]:
         if every:
             plan[case.name] = [(name, k) for name in names for k in (0, -1)]
             continue
-        picked = [name for name in names if not turns[name]][:2] or names[:1]
+        picked = [name for name in names if not turns[name]][:3] or names[:1]
         plan[case.name] = [(name, -(turns[name] % 2)) for name in picked]
         for name in picked:
             turns[name] += 1
