@@ -50,6 +50,7 @@ from .targets.compiled import CompiledModule
 from .targets.device import Device, NDArray, cpu, device
 from .targets.executor import GraphModule
 from .targets.libraries import register_library
+from .targets.opencl.queue import command_queue
 from .targets.target import Target
 from .targets.tuning.tune import lock, tune
 
@@ -67,6 +68,7 @@ __all__ = [
     "Attrs",
     "build",
     "Call",
+    "command_queue",
     "CompiledModule",
     "CompileError",
     "const",

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.opencl.present import needs_device
+
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(ROOT.glob("*.md")) + sorted((ROOT / "docs").glob("*.md"))
 
@@ -59,6 +61,14 @@ def test_readme_examples_print_what_is_shown() -> None:
             exec(compile(block, "README.md", "exec"), names)
         printed = stream.getvalue().rstrip()
     assert compared == 2
+
+
+@needs_device
+def test_the_example_of_devices_runs() -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "devices.md").read_text(encoding="utf-8"), re.DOTALL)
+    with contextlib.redirect_stdout(io.StringIO()) as stream:
+        exec(compile(block, "devices.md", "exec"), {})
+    assert stream.getvalue() == "1.0\n"
 
 
 def test_the_example_of_tuning_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,13 +11,14 @@ import numpy as np
 import numpy.typing as npt
 from attrs import define, field, frozen
 
-from ...ir.errors import RuntimeInputError
+from ...ir.errors import RuntimeInputError, TargetError
 from ..engine import Action, Array
 from ..host import aligned, memory_limits
 from ..launched.device import Launch, Timer, when_repeated
 from ..launches import ALIGN
 from ..memory import rounded
-from .devices import pyopencl
+from ..target import Target
+from .devices import find, pyopencl
 from .replay import Ready, Recording, available
 from .runtime import Session, session, told
 
@@ -311,3 +312,18 @@ class OpenclQueue:
 def opencl_queue(index: int) -> OpenclQueue:
     """The device with this number, at work."""
     return OpenclQueue(session(index))
+
+
+def command_queue(target: str | Target = "opencl") -> Any:
+    """The pyopencl.CommandQueue of the device that a target means; modules put their work into it.
+
+    Arrays that pyopencl makes with this queue lie in the modules' context: kernels read them in place.
+
+    Raises:
+        DeviceNotFound: there is no such device, or no pyopencl.
+        TargetError: the target is not `opencl`.
+    """
+    where = Target(target)
+    if where.kind != "opencl":
+        raise TargetError(f"expected a target of kind opencl, got '{where}': others have no command queue")
+    return opencl_queue(find(where.device).index).queue

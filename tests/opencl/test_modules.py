@@ -105,12 +105,16 @@ class TestRunning:
         data = np.random.default_rng(3).uniform(-1, 1, (3, 37)).astype(np.float32)
         module.set_input("x", -data)
         module.run()
-        session = runtime.session(find(fw.Target(target).device).index)
-        module.set_input_zero_copy("x", array.to_device(session.queue, data))
+        module.set_input_zero_copy("x", array.to_device(fw.command_queue(target), data))
         module.run()
         for k, expected in enumerate((data.reshape(37, 3), data)):
             np.testing.assert_array_equal(module.get_output(k).numpy(), expected)
         np.testing.assert_allclose(module.get_output(2).numpy(), np.exp(data).reshape(-1), rtol=1e-6)
+
+    def test_there_is_one_queue_for_a_device(self, target: str) -> None:
+        assert fw.command_queue(target) is fw.command_queue(fw.Target(target))
+        with pytest.raises(fw.TargetError, match="expected a target of kind opencl, got 'cpu -keys=cpu'"):
+            fw.command_queue("cpu")
 
     def test_arrays_of_the_device_with_gaps_or_without_a_queue(self, target: str) -> None:
         array = pytest.importorskip("pyopencl.array")
