@@ -5,7 +5,8 @@ declared in the innermost scope where all of it is valid. A `select` one of whos
 (a guarded load) prints as an if-else around a local variable. Register buffers become one variable per element when
 every access has a constant index (after unrolling), so that the compiler keeps them in registers.
 
-The functions and vector types that expressions need are collected in a `Prelude` (prelude.py).
+Operators print as operatortext.py says. The functions and vector types that expressions need are collected in a
+`Prelude` (prelude.py).
 """
 
 import math
@@ -17,13 +18,14 @@ from attrs import define, field
 from ..ir.errors import VerifyError
 from ..ir.index import FloorDiv, Index, IndexVar, Mod, ValueAtom
 from ..ir.loops import Alloc, Barrier, For, If, Kernel, Prefetch, Stmt, Store
-from ..ir.scalar import SHUFFLES, SMALL_FLOATS, Apply, Buffer, Const, Load, Scalar, Value, is_float, operands_of
-from .dialects import INFIX, Dialect
+from ..ir.scalar import Apply, Buffer, Const, Load, Scalar, Value, operands_of
+from .dialects import Dialect
 from .imagetext import image_load, image_param
 from .launches import PRIVATE_BYTES, Launch
 from .launchtext import LaunchHead, counter_line, group_lines
 from .matrixtext import async_copy, matrix_product, product_call
-from .prelude import Prelude, literal, short_name, stepping_stones, width
+from .operatortext import Operators
+from .prelude import Prelude, literal, width
 from .prove import alignment, proven_inside
 from .rewrite import all_values, values_of, walk
 
@@ -63,6 +65,11 @@ class Emitter:
     def dialect(self) -> Dialect:
         """The dialect."""
         return self.prelude.dialect
+
+    @property
+    def operators(self) -> Operators:
+        """How operators print."""
+        return Operators(self.prelude)
 
     def kernel(self, kernel: Kernel) -> str:
         """A function definition; afterwards `thread_bytes` and `team_bytes` tell the scratch it needs."""
@@ -245,7 +252,7 @@ class Emitter:
             place = f"{buffer.name}[{self._index(offset, inner)}]"
             if buffer.lanes == 1 and lanes > 1:
                 if buffer.dtype == "bool":
-                    value = self._convert(f"{value} & 1", "uint8", lanes)
+                    value = self.operators.convert(f"{value} & 1", "uint8", lanes)
                 inner.lines.append(self._vector(self.dialect.store, stmt, lanes, place, value))
             else:
                 inner.lines.append(f"{place} = {value};")
@@ -320,13 +327,13 @@ class Emitter:
         match node:
             case Const(value=value, dtype=dtype, lanes=lanes):
                 text = literal(value, dtype, self.dialect)
-                return text if lanes == 1 else self._splat(text, dtype, lanes)
+                return text if lanes == 1 else self.operators.splat(text, dtype, lanes)
             case Load():
                 return self._load(node, scope)
             case Apply() if self._is_guard(node):
                 return self._guarded(node, scope)
             case Apply():
-                return self._apply(node, [self._operand(a, scope) for a in node.args])
+                return self.operators.apply(node, [self._operand(a, scope) for a in node.args])
         raise VerifyError(f"cannot print {node!r}")
 
     def _operand(self, value: Scalar, scope: _Scope) -> str:
@@ -366,110 +373,12 @@ class Emitter:
         if buffer.lanes > 1 or lanes == 1:
             return place
         vector = self._vector(self.dialect.load, node, lanes, place)
-        return f"({self._convert(vector, 'int32', lanes)} != 0)" if buffer.dtype == "bool" else vector
+        return f"({self.operators.convert(vector, 'int32', lanes)} != 0)" if buffer.dtype == "bool" else vector
 
     def _vector(self, template: str, access: Load | Store, lanes: int, place: str, value: str = "") -> str:
         ctype = self.prelude.type(access.buffer.dtype, lanes, storage=True)
         align = alignment(access.buffer, access.index, lanes)
         return template.format(t=ctype, place=place, lanes=lanes, align=align, value=value)
-
-    def _apply(self, node: Apply, args: list[str]) -> str:
-        fn, dtype, lanes = node.fn, node.dtype, node.lanes
-        if fn in ("cast", "bitcast", "splat", "select"):
-            return getattr(self, f"_{fn}_text")(node, args)  # type: ignore[no-any-return]
-        if fn == "iota":
-            items = ", ".join(map(str, range(lanes)))
-            return self.dialect.literal.format(t=self.prelude.type(dtype, lanes), items=items)
-        if fn == "async":
-            return args[0]
-        if fn in SHUFFLES:
-            return f"{self.prelude.shuffle(fn, dtype, lanes)}({', '.join(args)})"
-        operand = node.args[0].dtype
-        if fn in ("isnan", "isinf", "isfinite"):
-            return self._test_text(fn, node, args[0])
-        if fn in ("neg", "not"):
-            sign = "-" if fn == "neg" else "!" if operand == "bool" and lanes == 1 else "~"
-            operand_text = f"({args[0]})" if args[0].startswith("-") else args[0]  # --5 would be a decrement
-            return self._narrow(f"({sign}{operand_text})", dtype, lanes)
-        if fn in INFIX:
-            if operand == "bool" and lanes > 1 and fn in ("lt", "le", "gt", "ge"):
-                args = args[::-1]  # true is -1 in a mask: the order of false and true is the other way round
-            text = f"({args[0]} {INFIX[fn]} {args[1]})"
-            if dtype == "bool" and lanes > 1 and operand != "bool" and width(operand) != 4:
-                return self._convert(text, "bool", lanes)
-            return self._narrow(text, dtype, lanes)
-        if fn in ("max", "min") and isinstance(node.args[1], Const) and node.args[1].value == node.args[1].value:
-            fn += "c"
-            args = [args[0], literal(node.args[1].value, node.args[1].dtype, self.dialect)]
-        return f"{self.prelude.function(fn, operand, lanes, len(args))}({', '.join(args)})"
-
-    def _narrow(self, text: str, dtype: str, lanes: int) -> str:
-        """C computes with int at least; small integers must wrap around at their own width."""
-        small = lanes == 1 and dtype in ("int8", "int16", "uint8", "uint16")
-        return f"(({self.dialect.types[dtype]}){text})" if small else text
-
-    def _test_text(self, fn: str, node: Apply, arg: str) -> str:
-        operand, lanes = node.args[0].dtype, node.lanes
-        if not is_float(operand):
-            return (
-                self._splat("1" if fn == "isfinite" else "0", "bool", lanes)
-                if lanes > 1
-                else str(int(fn == "isfinite"))
-            )
-        name = f"fw_{fn}_{short_name(operand, lanes)}"
-        ctype, result = self.prelude.type(operand, lanes), self.prelude.type("bool", lanes)
-        # a - a is 0 for finite numbers and NaN for all others.
-        test = {"isnan": "a != a", "isinf": "(a == a) & ((a - a) != (a - a))", "isfinite": "(a - a) == (a - a)"}[fn]
-        if lanes > 1:
-            test = self._convert(test, "bool", lanes)
-        return f"{self.prelude.helper(name, f'static inline {result} {name}({ctype} a) {{ return {test}; }}')}({arg})"
-
-    def _select_text(self, node: Apply, args: list[str]) -> str:
-        if node.lanes == 1:
-            return f"({args[0]} ? {args[1]} : {args[2]})"
-        if node.args[0].lanes == 1:
-            ctype = self.prelude.type(node.dtype, node.lanes)  # a load has the type of unaligned storage
-            return f"({args[0]} ? ({ctype}){args[1]} : ({ctype}){args[2]})"
-        return f"{self.prelude.function('select', node.dtype, node.lanes)}({', '.join(args)})"
-
-    def _splat_text(self, node: Apply, args: list[str]) -> str:
-        value = f"-({args[0]})" if node.dtype == "bool" else args[0]
-        return self._splat(value, node.dtype, node.lanes)
-
-    def _splat(self, text: str, dtype: str, lanes: int) -> str:
-        return f"{self.prelude.function('splat', dtype, lanes)}({text})"
-
-    def _convert(self, text: str, dtype: str, lanes: int) -> str:
-        return self.dialect.convert.format(x=text, t=self.prelude.type(dtype, lanes))
-
-    def _bitcast_text(self, node: Apply, args: list[str]) -> str:
-        source, lanes = node.args[0].dtype, node.lanes
-        vector, scalar = self.dialect.bitcast
-        name = f"fw_bitcast_{short_name(source)}_{short_name(node.dtype)}"
-        given = self.prelude.type(source, lanes)
-        words = {"t": self.prelude.type(node.dtype, lanes), "x": args[0], "source": given, "name": name}
-        if lanes > 1 or "{name}" not in scalar:
-            return (vector if lanes > 1 else scalar).format(**words)
-        return f"{self.prelude.helper(name, scalar.format(**words))}({args[0]})"
-
-    def _cast_text(self, node: Apply, args: list[str]) -> str:
-        source, dtype, lanes = node.args[0].dtype, node.dtype, node.lanes
-        value = f"(-{args[0]})" if source == "bool" and lanes > 1 else args[0]
-        if self._is_packed(source, lanes):
-            value, source = f"{self.prelude.function('load', source, lanes)}({value})", "float32"
-        if source == dtype:
-            return value
-        if self._is_packed(dtype, lanes):
-            value = value if lanes > 1 else f"(float){value}"
-            return f"{self.prelude.function('store', dtype, lanes)}({value})"
-        if lanes > 1:
-            for step in (*stepping_stones(source, dtype), dtype):
-                value = self._convert(value, step, lanes)
-            return value
-        return f"(({self.dialect.types[dtype]}){value})"
-
-    def _is_packed(self, dtype: str, lanes: int) -> bool:
-        return dtype in self.dialect.packed or (lanes > 1 and dtype in SMALL_FLOATS)
 
     def _index(self, index: Index, scope: _Scope) -> str:
         parts = []
