@@ -134,6 +134,8 @@ class Kind:
     spellings: Mapping[str, str] = {}
     warps: Callable[[str | None], tuple[int, ...]] | None = None
     """Where the architecture decides it: how many threads run in lockstep, the usual number first."""
+    measures: bool = False
+    """Whether `-libs=auto` can be measured."""
 
     def option(self, name: str) -> Option | None:
         """The option called `name` (dash and underscore are alike, other spellings are known), or None."""
@@ -168,6 +170,7 @@ KINDS: Mapping[str, Kind] = {
             Option("num-cores", _positive),
             Option("precision", _precision("float32", "bfloat16", "float16")),
             aliases=("llvm", "c"),
+            measures=True,
         ),
         _kind(
             "opencl",
@@ -179,7 +182,7 @@ KINDS: Mapping[str, Kind] = {
         _kind(
             "cuda",
             ("cuda", "gpu"),
-            Option("arch", _matching(r"sm_\d+[a-z]?", "an architecture such as sm_75 or sm_90a")),
+            Option("arch", _matching(r"sm_([5-9]\d|1\d\d)[af]?", "an architecture such as sm_75 or sm_90a")),
             Option("max_num_threads", _positive, 1024),
             Option("precision", _precision("float32", "tf32", "float16", "bfloat16")),
             Option("thread_warp_size", _positive, 32),
@@ -188,7 +191,7 @@ KINDS: Mapping[str, Kind] = {
         _kind(
             "rocm",
             ("rocm", "gpu"),
-            Option("arch", _matching(r"gfx\d{1,2}[0-9a-f]{2}", "an architecture such as gfx90a")),
+            Option("arch", _matching(r"gfx([7-9]|1[0-2])[0-9a-f]{2}", "an architecture such as gfx90a")),
             Option("max_num_threads", _positive, 256),
             Option("precision", _precision("float32", "float16", "bfloat16")),
             Option("thread_warp_size", _positive, 64),
@@ -424,14 +427,14 @@ def _check_libraries(spec: object, kind: Kind, libs: tuple[str, ...]) -> None:
     if not {*libs} <= {*known_libraries(kind.name)}:
         discover_libraries()
     known = known_libraries(kind.name)
+    named = [*known, *(["auto"] if kind.measures else [])]
     for name in libs:
         if name in known or name == "auto":
             continue
         others = [other for other, names in _LIBRARIES.items() if name in names]
         hint = f" (a library for {', '.join(others)})" if others else did_you_mean(name, known)
         raise TargetError(
-            f"target {spec!r}: unknown library {name!r} for kind {kind.name}{hint}; "
-            f"known libraries: {', '.join(known)}, or auto"
+            f"target {spec!r}: unknown library {name!r} for kind {kind.name}{hint}; known libraries: {', '.join(named)}"
         )
 
 

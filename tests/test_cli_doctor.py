@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from attrs import evolve
 
 import fusewire as fw
 from fusewire.commands import health
 from fusewire.targets import peaks
+from fusewire.targets.backends import GPU_KINDS
 from fusewire.targets.cpuinfo import usable_cores
 from fusewire.targets.toolchain import cache_dir
 from tests.cli_models import bad_usage, fine, fusewire
@@ -135,6 +137,18 @@ def test_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("count", [0, 1])
+def test_libraries_of_gpus_are_wanted_where_there_is_one(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus = {kind: evolve(gpu, count=lambda: count) for kind, gpu in GPU_KINDS.items()}
+    monkeypatch.setattr(health, "GPU_KINDS", gpus)
+    found = {finding.name: finding for finding in health.libraries()}
+    for name in ("cudnn", "cublas", "miopen", "rocblas"):
+        finding = found[name]
+        assert (finding.state == health.ABSENT) == (count == 0)
+        assert count or (finding.fix is None and "of which there is no device" in finding.detail)
+    assert found["onednn"].state != health.ABSENT
+
+
 def test_library_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     from fusewire.targets.libraries import find_library as real
 

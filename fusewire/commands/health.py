@@ -22,6 +22,7 @@ from ..ops import add, multiply, nn
 from ..targets.backends import GPU_KINDS
 from ..targets.build import build
 from ..targets.cpuinfo import cpu_features, isa_for, usable_cores
+from ..targets.launched.gpu import GpuKind
 from ..targets.libraries import find_library
 from ..targets.opencl.devices import INSTALL as OPENCL_INSTALL
 from ..targets.opencl.devices import OpenclDevice, all_devices, astray, idle_platforms
@@ -29,7 +30,7 @@ from ..targets.opencl.selftest import tested
 from ..targets.peaks import measure as measure_peaks
 from ..targets.peaks import stored as stored_peaks
 from ..targets.scratch import scratch_folder
-from ..targets.target import Target, discover_libraries, known_libraries
+from ..targets.target import KINDS, Target, discover_libraries, known_libraries
 from ..targets.toolchain import cache_dir, cache_limit, find_compiler
 
 OK, ABSENT, MISSING, BROKEN = "ok", "absent", "missing", "broken"
@@ -241,11 +242,15 @@ def _why_not_writable(folder: Path) -> str | None:
 
 
 def libraries() -> Iterator[Finding]:
-    """Every library that `-libs=` can name on cpu or opencl."""
+    """Every library that `-libs=` can name; those of GPUs are wanted where there is one."""
     discover_libraries()
-    for name in dict.fromkeys((*known_libraries("cpu"), *known_libraries("opencl"))):
+    kinds = {name: kind for kind in reversed(tuple(KINDS)) for name in known_libraries(kind)}
+    for name in dict.fromkeys(name for kind in KINDS for name in known_libraries(kind)):
         fix = f"pip install 'fusewire[{name}]'" if name in _extras() else SYSTEM.get(name)
         facts: dict[str, Any] = {"found": False, "version": None, "file": None}
+        if (gpu := GPU_KINDS.get(kinds[name])) and not _any(gpu):
+            yield Finding("library", name, ABSENT, f"is for {gpu.kind}, of which there is no device", None, facts)
+            continue
         try:
             reason = find_library(name).probe()
         except FusewireError as error:
@@ -256,6 +261,14 @@ def libraries() -> Iterator[Finding]:
         version, file = _about(name)
         detail = " ".join(part for part in (version, f"in {file}" if file else None) if part) or "found"
         yield Finding("library", name, OK, detail, None, {"found": True, "version": version, "file": file})
+
+
+def _any(gpu: GpuKind) -> bool:
+    """Whether there is a device of a kind."""
+    try:
+        return gpu.count() > 0
+    except DeviceNotFound:
+        return False
 
 
 def _extras() -> list[str]:

@@ -38,7 +38,7 @@ from ..explain import operators
 from ..libraries import find_library
 from ..librarycall import prepared
 from ..program import LibraryStep
-from ..target import Target
+from ..target import KINDS, Target
 from .bench import fill, fill_inputs, mismatch
 from .boundaries import Observed, cells_of, common, observe
 from .store import Key, Timing, TuningStore
@@ -97,10 +97,10 @@ def build_auto(target: Target, threads: int, store: TuningStore, assemble: Assem
         assemble: builds the network with libraries.
 
     Raises:
-        TargetError: the target is not cpu.
+        TargetError: nothing is measured on this kind of target.
         FusewireError: the network cannot be built, or the store is locked and incomplete.
     """
-    if target.kind != "cpu":
+    if not KINDS[target.kind].measures:
         raise TargetError(f"target '{target}': -libs=auto measures on cpu only, not on {target.kind}; name libraries "
                           f"(-libs=...), or none")  # fmt: skip
     libraries = [library for name in target.libs if (library := _usable(name, target.kind))]

@@ -64,7 +64,7 @@ def windows_of(problem: Problem) -> Windows | str:
         return f"it is written for one stage over windows of {LARGEST} elements at most"
     axes = tuple(axis for axis in form.rows if _overlaps(form, axis))
     if not axes:
-        return "windows do not overlap"
+        return "neighbouring windows have no terms in common"
     last = form.rows[-1]
     wide = last not in axes and (last.hi + 1) % LANES == 0 and runs_along(form, last)
     ((out, place, _),) = form.finals
