@@ -20,6 +20,10 @@ LIBRARIES: Mapping[str, tuple[str, ...]] = {
 }
 """By kind of target: the libraries that take turns with generated code."""
 
+BY_TYPES: Mapping[str, tuple[str, ...]] = {"layers": ("cudnn",), "gemm": ("cublas", "rocblas")}
+"""By section: the libraries that take its operators where tensors are bfloat16. `-precision=bfloat16` does not reach
+libraries: what is not named here would be measured in float32, or be generated code, so it is left out."""
+
 KERNELS = ("add", "relu_chain", "broadcast_add", "cast_f32_f16", "transpose_2d", "transpose_nhwc", "concatenate_last",
            "sum_last", "max_last", "sum_first", "sum_all", "softmax_last", "layer_norm")  # fmt: skip
 """Of benchmarks.streaming."""
@@ -58,9 +62,19 @@ class Job:
         return self.case, self.batch, self.precision
 
     @property
+    def with_libraries(self) -> bool:
+        """Whether libraries take part."""
+        return "-libs=" in self.engine
+
+    @property
+    def by_types(self) -> bool:
+        """Whether weights and inputs are bfloat16 themselves: for products, and for what libraries are to take."""
+        return self.precision == "bfloat16" and (self.section == "gemm" or self.with_libraries)
+
+    @property
     def target(self) -> str:
-        """The target with the precision, for engines of fusewire; a product of bfloat16 is one by its types."""
-        plain = self.precision == "float32" or (self.section == "gemm" and self.precision == "bfloat16")
+        """The target with the precision, for engines of fusewire, unless the types have it."""
+        plain = self.precision == "float32" or self.by_types
         return self.engine if plain else f"{self.engine} -precision={self.precision}"
 
     @property
@@ -69,11 +83,12 @@ class Job:
         return self.engine in (EAGER, COMPILED)
 
     def model(self, small: bool) -> Model:
-        """The network."""
+        """The network; by types (see `by_types`) only layers and products are made."""
         match self.section:
             case "layers" | "tuning":
                 cin, cout, k, side = models.LAYERS[self.case]
-                return models.layer(self.batch, cin, cout, k, side // 7 if small else side)
+                made = models.layer_in_16_bits if self.by_types else models.layer
+                return made(self.batch, cin, cout, k, side // 7 if small else side)
             case "gemm":
                 return models.product(self.batch, "bfloat16" if self.precision == "bfloat16" else "float32")
             case "streaming":
@@ -109,22 +124,26 @@ def jobs(section: str, target: str, small: bool = False) -> list[Job]:
     if section == "gemm":
         size = 64 if small else 8192
         made = [Job(section, "matmul", size, p, engine) for p in reversed(PRECISIONS) for engine in makers]
-        return [job for job in made if job.by_torch or _understood(job.target)]
+        return [job for job in made if _possible(job)]
     if section == "streaming":
         return [Job(section, name, 1 << (18 if small else 26), "float32", e) for name in KERNELS for e in makers]
     cases = tuple(models.LAYERS) if section == "layers" else tuple(models.NETWORKS)
     order = sorted(((b, p) for b in batches for p in PRECISIONS), key=_rank)
     made = [Job(section, case, b, p, engine) for b, p in order for case in cases for engine in makers]
-    return [job for job in made if job.by_torch or _understood(job.target)]
+    return [job for job in made if _possible(job)]
 
 
-def _understood(target: str) -> bool:
-    """Whether a kind of target has such a precision at all."""
+def _possible(job: Job) -> bool:
+    """Whether the kind of target has such a precision at all, and the libraries take part in it."""
+    if job.by_torch:
+        return True
     try:
-        Target(target)
+        Target(job.target)
     except TargetError:
         return False
-    return True
+    if job.precision != "bfloat16" or not job.with_libraries:
+        return True
+    return not set(BY_TYPES.get(job.section, ())).isdisjoint(Target(job.engine).libs)
 
 
 def _rank(subject: tuple[int, str]) -> tuple[int, int]:

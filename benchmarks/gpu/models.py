@@ -27,17 +27,28 @@ class Model:
         params: weights by name.
         inputs: by name.
         whole: subgraphs that are one function elsewhere: by the id of the result, the function's name and its argument.
+        last: whether the channels of the result lie last, not second.
     """
 
     function: fw.Function
     params: Mapping[str, Array]
     inputs: Mapping[str, Array]
     whole: Mapping[int, tuple[str, fw.Expr]] = field(factory=dict)
+    last: bool = False
 
 
 @define
 class Net:
-    """A network under construction."""
+    """A network under construction.
+
+    Attributes:
+        dtype: of weights and of inputs that are no indices.
+        last: whether the channels of images and windows (arrays of four dimensions) lie last: NHWC and OHWI, with the
+            same values as NCHW and OIHW otherwise.
+    """
+
+    dtype: str = "float32"
+    last: bool = False
 
     rng: np.random.Generator = field(factory=lambda: np.random.default_rng(0))
     variables: list[fw.Var] = field(factory=list)
@@ -46,16 +57,21 @@ class Net:
     whole: dict[int, tuple[str, fw.Expr]] = field(factory=dict)
 
     def input(self, name: str, shape: Sequence[int], below: int = 0) -> fw.Var:
-        """An input: normal float32, or int64 below a number."""
-        draw = self.rng.integers(0, below, shape) if below else self.rng.standard_normal(shape, np.float32)
+        """An input: normal floats, or int64 below a number. The shape has channels second."""
+        draw = self.rng.integers(0, below, shape) if below else self._kept(self.rng.standard_normal(shape, np.float32))
         self.inputs[name] = np.asarray(draw)
         return self._variable(name, self.inputs[name])
 
     def weight(self, values: Any) -> fw.Var:
-        """A weight, float32."""
+        """A weight; windows have channels second."""
         name = f"w{len(self.params)}"
-        self.params[name] = np.asarray(values, np.float32)
+        self.params[name] = self._kept(np.asarray(values, np.float32))
         return self._variable(name, self.params[name])
+
+    def _kept(self, array: Array) -> Array:
+        """An array of floats as the network has it."""
+        turned = np.moveaxis(array, 1, -1) if self.last and array.ndim == 4 else array
+        return np.ascontiguousarray(turned, numpy_dtype(self.dtype))
 
     def _variable(self, name: str, array: Array) -> fw.Var:
         self.variables.append(fw.var(name, shape=array.shape, dtype=array.dtype.name))
@@ -68,10 +84,14 @@ class Net:
     def unit(self, x: fw.Expr, cin: int, cout: int, k: int, stride: int = 1, act: bool = True) -> fw.Expr:
         """Convolution, batch norm, and perhaps a ReLU."""
         weight = self.random(cout, cin, k, k, scale=float(np.sqrt(2 / (cin * k * k))))
-        x = fw.nn.conv2d(x, weight, strides=stride, padding=k // 2, channels=cout, kernel_size=(k, k))
+        data, kernel = ("NHWC", "OHWI") if self.last else ("NCHW", "OIHW")
+        x = fw.nn.conv2d(
+            x, weight, strides=stride, padding=k // 2, channels=cout, kernel_size=(k, k), data_layout=data,
+            kernel_layout=kernel,
+        )  # fmt: skip
         ranges = ((0.5, 1.5), (-0.2, 0.2), (-0.2, 0.2), (0.5, 1.5))  # scale, shift, mean, variance
         gamma, beta, mean, var = (self.weight(self.rng.uniform(low, high, cout)) for low, high in ranges)
-        x = fw.nn.batch_norm(x, gamma, beta, mean, var)[0]
+        x = fw.nn.batch_norm(x, gamma, beta, mean, var, axis=3 if self.last else 1)[0]
         return fw.nn.relu(x) if act else x
 
     def linear(self, x: fw.Expr, inner: int, units: int) -> fw.Expr:
@@ -103,13 +123,25 @@ class Net:
     def model(self, *results: fw.Expr) -> Model:
         """The finished network."""
         body = results[0] if len(results) == 1 else fw.Tuple(results)
-        return Model(fw.Function(self.variables, body), self.params, self.inputs, self.whole)
+        return Model(fw.Function(self.variables, body), self.params, self.inputs, self.whole, self.last)
 
 
-def layer(batch: int, cin: int, cout: int, k: int, side: int, stride: int = 1) -> Model:
+def layer(batch: int, cin: int, cout: int, k: int, side: int) -> Model:
     """Convolution, batch norm and ReLU."""
-    net = Net()
-    return net.model(net.unit(net.input("data", (batch, cin, side, side)), cin, cout, k, stride))
+    return _layer(Net(), batch, cin, cout, k, side)
+
+
+def layer_in_16_bits(batch: int, cin: int, cout: int, k: int, side: int) -> Model:
+    """The same layer with weights and input rounded to bfloat16, and channels last.
+
+    So cuDNN takes it: in 16 bits its graphs may have no plans for channels second. Their sums are float32; an out_dtype
+    of float32 they refuse.
+    """
+    return _layer(Net(dtype="bfloat16", last=True), batch, cin, cout, k, side)
+
+
+def _layer(net: Net, batch: int, cin: int, cout: int, k: int, side: int) -> Model:
+    return net.model(net.unit(net.input("data", (batch, cin, side, side)), cin, cout, k))
 
 
 def resnet(batch: int, repeats: Sequence[int], side: int = 224, width: int = 64) -> Model:
