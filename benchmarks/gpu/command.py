@@ -16,6 +16,7 @@ stopped. The exit status is 1 where a test failed or compute-sanitizer found som
 import datetime
 import importlib.metadata
 import json
+import math
 import platform
 import re
 import subprocess
@@ -40,6 +41,8 @@ from .worker import COPY
 
 Row = dict[str, Any]
 NO_DEVICE = "no device"
+DAY = 24 * 60 * 60
+"""Seconds that it may take at most."""
 COPIED = 256 << 20
 """Bytes that the copy moves which others are compared with."""
 
@@ -176,32 +179,86 @@ def facts(target: str) -> Row:
     return known
 
 
-def listing(sections: Sequence[str], target: str, small: bool, seconds: float) -> str:
+def listing(sections: Sequence[str], target: str, small: bool, seconds: float, test_files: Sequence[str]) -> str:
     """What would be run, and how long each section may take."""
     weight = sum(SECTIONS[name] for name in sections)
     lines = []
     for name in sections:
         lines.append(f"{name} ({seconds * SECTIONS[name] / weight:.0f} s)")
         lines += [f"  {line}" for line in report.subjects(jobs(name, target, small))] if name in MEASURED else []
-        lines += [f"  {file}" for file in checks.TESTS] if name == "tests" else []
+        lines += [f"  {file}" for file in test_files] if name == "tests" else []
         lines += [f"  {job}" for job in checks.checked_jobs(target)] if name == "sanitizer" else []
     return "\n".join(lines)
 
 
+def _target(context: click.Context, param: click.Parameter, value: str) -> str:
+    """A target of a GPU, to which jobs add libraries and precisions."""
+    try:
+        target = Target(value)
+    except fw.FusewireError as error:
+        raise click.BadParameter(str(error)) from error
+    if target.kind == "cpu":
+        raise click.BadParameter(f"{value!r} is no GPU; expected cuda, rocm or opencl, perhaps with options")
+    given = "libraries" if target.libs_auto or target.libs_named else "a precision" if target.precision else None
+    if given:
+        raise click.BadParameter(f"{value!r} has {given}; expected a target without, such as {target.kind}: "
+                                 "libraries and precisions are taken in turn")  # fmt: skip
+    return value
+
+
+def _seconds(context: click.Context, param: click.Parameter, value: float) -> float:
+    if not (math.isfinite(value) and 0 < value <= DAY):
+        raise click.BadParameter(f"got {value:g}, expected more than 0 and at most {DAY}")
+    return value
+
+
+def _sections(context: click.Context, param: click.Parameter, value: str) -> list[str]:
+    """The sections named, in the order in which they run."""
+    named = value.split(",")
+    if unknown := set(named) - SECTIONS.keys():
+        raise click.BadParameter(f"there is no {min(unknown)!r}; there are {', '.join(SECTIONS)}")
+    return [name for name in SECTIONS if name in named]
+
+
+def _tests(context: click.Context, param: click.Parameter, value: Sequence[str]) -> list[str]:
+    """Files of tests as the root of the repository sees them, where they run; tests in them, and folders, are fine."""
+    found = []
+    for words in value:
+        path, *rest = words.split("::")
+        place = next((folder / path for folder in (ROOT, Path.cwd()) if path and (folder / path).exists()), None)
+        if place is None:
+            raise click.BadParameter(f"there is no {path!r} in {ROOT}, nor here")
+        shown = place.relative_to(ROOT) if place.is_relative_to(ROOT) else place
+        found.append("::".join([str(shown), *rest]))
+    return found
+
+
 @click.command(help=__doc__)
-@click.option("--target", default="cuda", show_default=True, help="fusewire's target, without libraries")
-@click.option("--seconds", default=510.0, show_default=True, help="how long it may take in all")
-@click.option("--sections", default=",".join(SECTIONS), show_default=True, help="which sections to run")
+@click.option(
+    "--target", default="cuda", show_default=True, callback=_target,
+    help="fusewire's target, without libraries and precision",
+)  # fmt: skip
+@click.option(
+    "--seconds", default=510.0, show_default=True, callback=_seconds, help="how long it may take in all"
+)  # fmt: skip
+@click.option(
+    "--sections", default=",".join(SECTIONS), show_default=True, callback=_sections, help="which sections to run"
+)
 @click.option("--list", "--dry-run", "only_list", is_flag=True, help="say what would be run, and end")
 @click.option("--small", is_flag=True, help="small networks, to try the command itself")
-@click.option("--tests", "test_files", multiple=True, default=checks.TESTS, show_default=True, help="test files")
 @click.option(
-    "--folder", type=click.Path(path_type=Path), default=ROOT / "benchmarks" / "results", help="for the files"
+    "--tests", "test_files", multiple=True, default=checks.TESTS, show_default=True, callback=_tests, help="test files"
+)
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=ROOT / "benchmarks" / "results",
+    help="for the files",
 )
 def main(
     target: str,
     seconds: float,
-    sections: str,
+    sections: Sequence[str],
     only_list: bool,
     small: bool,
     test_files: Sequence[str],
@@ -209,20 +266,12 @@ def main(
 ) -> None:
     """Run, print, write."""
     begun = time.monotonic()
-    chosen = [name for name in SECTIONS if name in sections.split(",")]
-    if unknown := set(sections.split(",")) - SECTIONS.keys():
-        known = ", ".join(SECTIONS)
-        raise click.BadParameter(f"there is no {min(unknown)!r}; there are {known}", param_hint="sections")
-    try:
-        Target(target)
-    except fw.FusewireError as error:
-        raise click.BadParameter(str(error), param_hint="target") from error
     if only_list:
-        click.echo(listing(chosen, target, small, seconds))
+        click.echo(listing(sections, target, small, seconds, test_files))
         return
     if (device := device_name(target)).startswith(NO_DEVICE):
         raise click.ClickException(device)
-    run = Run(target, folder, chosen, small, begun + seconds, facts(target), test_files)
+    run = Run(target, folder, sections, small, begun + seconds, facts(target), test_files)
     run.go()
     if not needs.absent(["matplotlib"]):
         report.figure({"about": run.about, "sections": run.found}, run.path.with_suffix(".png"))
