@@ -13,6 +13,11 @@ from click.testing import CliRunner
 import fusewire as fw
 from benchmarks.gpu import checks, children, command, engines, jobs, models, needs, report, twin, worker
 from benchmarks.gpu.jobs import COMPILED, EAGER, Job
+from fusewire.contrib.cudnn.ffi import CUDNN
+from tests.contrib.fake_frontend import Frontend
+from tests.contrib.fakes import use
+from tests.contrib.offload import placed
+from tests.cuda.double import Double, install
 from tests.opencl.present import DEVICES, needs_device
 
 WORKER = Job("layers", "simple", 1, "float32", "cpu")
@@ -36,7 +41,8 @@ def test_the_list_has_what_a_gpu_is_needed_for() -> None:
     for network in ("resnet50", "bert", "gpt2_step"):
         for batch in (1, 8, 64):
             for precision in ("float32", "tf32", "bfloat16"):
-                assert f"  {network}, {batch}, {precision}: cuda, cuda -libs=cudnn,cublas, torch eager" in text
+                libraries = "" if precision == "bfloat16" else "cuda -libs=cudnn,cublas, "
+                assert f"  {network}, {batch}, {precision}: cuda, {libraries}torch eager" in text
     assert "tests/ops/test_oracle.py" in text and "tests/test_random_graphs.py" in text
     assert all((children.ROOT / file).exists() for file in checks.TESTS)
 
@@ -50,9 +56,75 @@ def test_batch_1_in_float32_comes_first_and_targets_say_the_precision() -> None:
     assert {j.precision for j in jobs.jobs("layers", "opencl")} == {"float32"}  # it has no tf32
 
 
-def test_wrong_words() -> None:
-    assert "there is no 'nets'; there are environment," in invoke("--sections", "nets", code=2)
-    assert "unknown" in invoke("--target", "gpu", code=2).lower()
+@pytest.mark.parametrize("kind", jobs.LIBRARIES)
+def test_libraries_take_part_in_what_is_measured_in_bfloat16(kind: str) -> None:
+    """By types: then every step is in bfloat16."""
+    every = [j for section in jobs.MEASURED for j in jobs.jobs(section, kind, small=True) if j.with_libraries]
+    chosen = [j for j in every if j.precision == "bfloat16"]
+    assert {j.section for j in chosen} == {"cuda": {"layers", "gemm"}, "rocm": {"gemm"}, "opencl": set()}[kind]
+    assert {j.case for j in chosen if j.section == "layers"} in (set(), set(models.LAYERS))
+    for job in (j for j in chosen if j.section == "gemm" or j.batch == 1):
+        model = job.model(small=True)
+        lib = fw.build(model.function, job.target, params=dict(model.params))
+        expected = {"layers": "cudnn.conv2d_graph", "gemm": {"cuda": "cublas.matmul"}.get(kind, "rocblas.matmul")}
+        assert "-precision" not in job.target and placed(lib) == [expected[job.section]]
+
+
+def test_a_layer_of_cudnn_in_bfloat16_runs_its_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, Double())
+    use(monkeypatch, fake_cudnn=CUDNN)
+    fake = Frontend()
+    monkeypatch.setitem(sys.modules, "cudnn", fake)
+    (job,) = (
+        j for j in jobs.jobs("layers", "cuda", small=True)
+        if (j.case, j.batch, j.precision) == ("c3_64_56", 2, "bfloat16") and j.with_libraries
+    )  # fmt: skip
+    row, goes_on = worker.answer(job.name, small=True)
+    assert goes_on and "error" not in row, row
+    assert [step["by"] for step in row["longest"]] == ["conv2d_graph_cudnn.cuda"] and row["steps"] == 1
+    (graph,) = fake.graphs
+    assert graph.steps == ["conv", "scale", "bias", "relu"]
+    assert (graph.result.kind, graph.result.dim, graph.result.stride[1]) == ("bfloat16", [2, 64, 8, 8], 1)
+    assert 1e-4 < row["difference"] < 2e-2  # from the layer whose weights are not rounded
+
+
+def test_layers_in_16_bits_are_the_same_layers() -> None:
+    plain, other = models.layer(2, 3, 4, 3, 5), models.layer_in_16_bits(2, 3, 4, 3, 5)
+    assert {array.dtype.name for array in (*other.params.values(), *other.inputs.values())} == {"bfloat16"}
+    assert other.last and other.inputs["data"].shape == (2, 5, 5, 3) and other.params["w0"].shape == (4, 3, 3, 3)
+    first, second = (fw.testing.evaluate(m.function, {**m.params, **m.inputs})[0] for m in (plain, other))
+    np.testing.assert_allclose(np.moveaxis(np.asarray(second, np.float64), -1, 1), first, atol=0.05, rtol=0.05)
+
+
+WRONG = {
+    "section": (["--sections", "nets"], "'--sections': there is no 'nets'; there are environment,"),
+    "kind": (["--target", "gpu"], "'--target': target 'gpu': unknown kind 'gpu'"),
+    "cpu": (["--target", "cpu"], "'--target': 'cpu' is no GPU; expected cuda, rocm or opencl"),
+    "libraries": (["--target", "cuda -libs=cudnn"], "'cuda -libs=cudnn' has libraries; expected a target without"),
+    "auto": (["--target", "rocm -libs=auto"], "'rocm -libs=auto' has libraries; expected a target without"),
+    "precision": (["--target", "cuda -precision=tf32"], "'cuda -precision=tf32' has a precision; expected a target"),
+    "nan": (["--seconds", "nan"], "'--seconds': got nan, expected more than 0 and at most 86400"),
+    "infinite": (["--seconds", "inf"], "'--seconds': got inf, expected"),
+    "negative": (["--seconds", "-1"], "'--seconds': got -1, expected"),
+    "tests": (["--tests", "nofile.py"], "'--tests': there is no 'nofile.py' in "),
+    "no test": (["--tests", ""], "'--tests': there is no '' in "),
+    "folder": (["--folder", __file__], "'--folder': Directory"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_words(name: str) -> None:
+    words, said = WRONG[name]
+    assert said in " ".join(invoke(*words, "--list", code=2).split())
+
+
+def test_the_list_has_the_tests_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").touch()
+    monkeypatch.chdir(tmp_path)  # they run in the root
+    given = ["tests/test_house.py::test_one", "mine.py", children.ROOT / "tests" / "ops"]
+    text = invoke("--list", "--sections", "tests", *(word for file in given for word in ("--tests", file)))
+    assert text.splitlines()[1:] == ["  tests/test_house.py::test_one", f"  {tmp_path / 'mine.py'}", "  tests/ops"]
+    assert invoke("--list", "--sections", "tests").splitlines()[1:] == [f"  {file}" for file in checks.TESTS]
 
 
 def test_what_is_missing_is_said_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
