@@ -186,6 +186,7 @@ TABLE = (
         strassen.predict,
         strassen.configs,
         strassen.pack,
+        strassen.CAUTION,
     ),
     Implementation(
         "attention.cpu",
@@ -265,6 +266,11 @@ def follows(problem: Problem, decision: Decision) -> bool:
     """Whether a decision names an implementation that fits a group, and a config of its space."""
     meant = [entry for entry in entries(problem) if _names(decision, entry)]
     return any(entry.check(problem) is None and _has(entry, problem, decision.config) for entry in meant)
+
+
+def caution(problem: Problem, name: str) -> str:
+    """What to know of an implementation that no build takes unasked; empty for others."""
+    return next((entry.caution for entry in entries(problem) if stem(entry.name) == stem(name)), "")
 
 
 def _names(decision: Decision, entry: Implementation) -> bool:

@@ -23,6 +23,7 @@ class Implementation:
         predict: what it is expected to cost, in vector operations; decides among those of one priority.
         configs: the candidate space, the best guess first.
         pack: how constants are to be packed, as `schedule` says it, without writing the loops; None: ask `schedule`.
+        caution: what tuning says when it decides for one that no build takes unasked.
     """
 
     name: str
@@ -33,3 +34,4 @@ class Implementation:
     predict: Callable[[Problem, Config], float] | None = None
     configs: Callable[[Problem], Iterable[Config]] = lambda problem: FIXED
     pack: Callable[[Problem, Config], Packed] | None = None
+    caution: str = ""

@@ -44,6 +44,13 @@ ROWS = (64, 128, 256)
 """Rows of a block, at most: S[q] is to stay in the second cache."""
 
 
+CAUTION = (
+    "every element of the result depends on all rows and columns: an infinity or NaN in one spreads to others, "
+    "elements beside much larger ones lose digits, and numbers near the largest of float32 overflow"
+)
+"""What follows from the bound above, in words."""
+
+
 class _Number(Protocol):
     def __add__(self, other: Self, /) -> Self: ...
 

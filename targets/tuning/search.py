@@ -21,6 +21,11 @@ from ...ir.errors import FusewireError
 from ..schedules.space import GROUP, Config
 from .store import Timing
 
+
+class CannotTune(FusewireError):
+    """A group's first guess, or what it is compared with, does not run."""
+
+
 BATCH = 8
 """Candidates made at a time."""
 FAR = 1.5
@@ -135,13 +140,13 @@ def search(
         now: the clock.
 
     Raises:
-        FusewireError: the first guess cannot be made or is wrong.
+        CannotTune: the first guess cannot be made or is wrong.
     """
     first, *rest = ranked(bench.options)
     hunt = _Hunt(bench, record)
     hunt.batch([first])
     if not hunt.alive:
-        raise FusewireError(f"{first.implementation} cannot be tuned: {hunt.timings[-1].problem}")
+        raise CannotTune(f"{first.implementation} cannot be tuned: {hunt.timings[-1].problem}")
     sizes = bench.resized(first)
     spare = 0 if trials is None else min(len(sizes), max(trials // SIZES_SHARE, trials - len(rest)))
     rest = rest[: None if trials is None else trials - spare]

@@ -253,10 +253,12 @@ def open_store(
         must_exist: whether a path that is given must lead to a file.
 
     Raises:
-        FusewireError: the file is not there.
+        FusewireError: the file is not there, or `records` is no path.
     """
     if isinstance(records, TuningStore):
         return records
+    if not isinstance(records, str | os.PathLike | None):
+        raise FusewireError(f"records must be a path or a TuningStore, got {records!r}")
     if not locked:
         if must_exist and records is not None and not Path(records).expanduser().exists():
             raise FusewireError(f"there are no tuning records at '{records}'; `fusewire tune` writes them")

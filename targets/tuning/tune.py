@@ -15,8 +15,8 @@ from ...ir.expr import Expr
 from ...ir.module import IRModule
 from ..build import build
 from ..compiled import CompiledModule
-from ..implement import Decision
-from ..lower import make_problem
+from ..implement import Decision, caution, follows
+from ..lower import Problem, make_problem
 from ..program import KernelStep
 from ..target import Target
 from .bench import Benches, MakeBench, constants_of, options_of, tunable
@@ -24,7 +24,7 @@ from .cpu import cpu_benches
 from .decide import freeze, place_of
 from .judge import Modules, judge, step_times
 from .launched import launch_benches
-from .search import BUDGETS, Bench, Option, Outcome, search
+from .search import BUDGETS, Bench, CannotTune, Option, Outcome, search
 from .store import LEVELS, LOCKFILE, Key, Timing, TuningStore, open_store
 
 _log = logging.getLogger("fusewire")
@@ -54,6 +54,7 @@ class TunedGroup:
         outcome: what the search found; None: an earlier search had decided.
         decision: what is decided now, if anything.
         withdrawn: whether this is the first guess after all, for the whole network was not faster with what was found.
+        problem: why it could not be searched; empty: it could.
     """
 
     key: Key
@@ -61,6 +62,7 @@ class TunedGroup:
     outcome: Outcome | None
     decision: Decision | None = None
     withdrawn: bool = False
+    problem: str = ""
 
     def row(self) -> list[str]:
         """First step, number of steps, candidates tried, microseconds before and after, and what is decided now."""
@@ -68,6 +70,8 @@ class TunedGroup:
         if self.decision is not None:
             numbers = (f"{name}={value}" for name, value in self.decision.config.items())
             chosen = " ".join([self.decision.implementation, *numbers, *["(withdrawn)"] * self.withdrawn])
+        if self.problem:
+            chosen += f" (not searched: {self.problem.splitlines()[0]})"
         found = self.outcome
         if found is None:
             return [self.steps[0], str(len(self.steps)), "0", "", "", chosen]
@@ -138,13 +142,12 @@ def tune(
         progress: is told how far it is.
 
     Raises:
-        FusewireError: the level is unknown, the records cannot be used, or as `fw.build`.
+        FusewireError: the level is unknown, the records cannot be used, no group could be searched, or as `fw.build`.
     """
     if level not in BUDGETS:
         raise FusewireError(f"there is no tuning level {level!r}; the levels are {', '.join(BUDGETS)}")
-    for name, value in (("trials", trials), ("seconds", seconds)):
-        if value is not None and not (isinstance(value, int | float) and value >= 0):
-            raise FusewireError(f"{name} must be a number that is not negative, got {value!r}")
+    _check_budget("trials", trials, "a whole number", int)
+    _check_budget("seconds", seconds, "a number", int | float)
     where = Target(target)
     budget = BUDGETS[level]
     store = open_store(records)
@@ -159,8 +162,8 @@ def tune(
         groups = tuner.run(before, make_bench, progress)
     keys = {name: group.key for group in groups for name in group.steps}
     scales = Modules(built(TuningStore()), lambda: built(store), keys)
-    verdict = judge(tuner.fresh, scales, tuner.withdraw)
-    groups = [evolve(g, decision=store.decision(g.key), withdrawn=g.key in verdict.fallen) for g in groups]
+    verdict = judge(tuner.guesses, scales, tuner.withdraw)
+    groups = [evolve(g, decision=tuner.followed(g.key), withdrawn=g.key in verdict.fallen) for g in groups]
     return TuneResult(scales.tuned, tuple(groups), verdict.before, verdict.after, time.monotonic() - start)
 
 
@@ -194,6 +197,12 @@ def lock(
     return freeze(lib, store.asked, Path(path))
 
 
+def _check_budget(name: str, value: object, what: str, kinds: Any) -> None:
+    number = isinstance(value, kinds) and not isinstance(value, bool)
+    if value is not None and not (number and value >= 0):  # type: ignore[operator]
+        raise FusewireError(f"{name} must be {what} that is not negative, got {value!r}")
+
+
 def _covered(trials: int | None, seconds: float | None) -> str:
     """The highest level that a budget is enough for: decisions of a small search must not stop a later, larger one."""
     enough = [
@@ -209,6 +218,7 @@ def _at_least(given: float | None, full: float | None) -> bool:
 @define
 class _Group:
     key: Key
+    problem: Problem
     bench: Bench
     steps: list[str]
     share: float = 0.0
@@ -222,12 +232,16 @@ class _Tuner:
     seconds: float | None
     recorded: str
     """The level that decisions are recorded with."""
-    fresh: dict[Key, Option] = field(factory=dict)
-    """Groups that this search decided against the first guess, with that guess."""
+    groups: dict[Key, _Group] = field(factory=dict)
 
     def run(self, lib: CompiledModule, make_bench: MakeBench, progress: Progress) -> list[TunedGroup]:
-        """Search all groups, the most expensive first."""
-        groups = self.groups(lib, make_bench)
+        """Search all groups, the most expensive first.
+
+        Raises:
+            CannotTune: what was to be searched could not be.
+        """
+        self.groups = self.found(lib, make_bench)
+        groups = list(self.groups.values())
         done: list[TunedGroup] = []
         end = None if self.seconds is None else time.monotonic() + self.seconds
         left = sum(group.share for group in groups) or 1.0
@@ -241,9 +255,22 @@ class _Tuner:
                     continue
                 deadline = now + max(0.0, end - now) * min(1.0, group.share / left)
                 left = max(left - group.share, 1e-9)
-            done.append(TunedGroup(group.key, tuple(group.steps), self.search(group, deadline)))
+            done.append(self.tried(group, deadline))
         progress("", len(groups), len(groups))
+        problems = [f"{group.steps[0]}: {group.problem}" for group in done if group.problem]
+        if problems and not any(group.outcome for group in done):
+            raise CannotTune(problems[0])
         return done
+
+    def tried(self, group: _Group, deadline: float | None) -> TunedGroup:
+        """Search one group; what does not run, though it is no candidate, may run at a second try."""
+        for last in (False, True):
+            try:
+                return TunedGroup(group.key, tuple(group.steps), self.search(group, deadline))
+            except CannotTune as error:
+                problem = str(error)
+                _log.warning("%s: %s; %s", group.steps[0], problem, "it is left alone" if last else "once more")
+        return TunedGroup(group.key, tuple(group.steps), None, problem=problem)
 
     def search(self, group: _Group, deadline: float | None) -> Outcome | None:
         """Search one group, unless it is known or too small."""
@@ -260,18 +287,34 @@ class _Tuner:
 
         outcome = search(group.bench, self.trials, deadline, record)
         self.store.decide(group.key, outcome.best.implementation, outcome.best.config, self.recorded)
-        first = group.bench.options[0]
-        if outcome.best != first:
-            self.fresh[group.key] = first
+        if known := caution(group.problem, outcome.best.implementation):
+            _log.warning("%s will run by %s: %s", group.steps[0], outcome.best.implementation, known)
         return outcome
+
+    def followed(self, key: Key) -> Decision | None:
+        """What is decided for a group, if a build follows that."""
+        decision = self.store.decision(key)
+        return decision if decision and follows(self.groups[key].problem, decision) else None
+
+    @property
+    def guesses(self) -> dict[Key, Option]:
+        """The first guesses of groups that are decided otherwise, by whatever search: a search may end unjudged."""
+        firsts = {key: group.bench.options[0] for key, group in self.groups.items()}
+        decided = {key: self.followed(key) for key in firsts}
+        return {
+            key: firsts[key]
+            for key, found in decided.items()
+            if found
+            and (found.implementation, dict(found.config)) != (firsts[key].implementation, {**firsts[key].config})
+        }
 
     def withdraw(self, keys: Collection[Key]) -> None:
         """Decide for the first guesses after all."""
         for key in keys:
-            first = self.fresh[key]
+            first = self.groups[key].bench.options[0]
             self.store.decide(key, first.implementation, first.config, self.recorded)
 
-    def groups(self, lib: CompiledModule, make_bench: MakeBench) -> list[_Group]:
+    def found(self, lib: CompiledModule, make_bench: MakeBench) -> dict[Key, _Group]:
         """The different groups that have something to choose, by their share of the time."""
         found: dict[Key, _Group] = {}
         times = _profile(lib)
@@ -289,10 +332,10 @@ class _Tuner:
                 options = options_of(problem, kind, every=self.level in EVERY)
                 if len(options) == 1 and kind == "cpu":
                     continue
-                found[key] = _Group(key, make_bench(step.function, constants, options), [])
+                found[key] = _Group(key, problem, make_bench(step.function, constants, options), [])
             found[key].steps.append(step.name)
             found[key].share += times.get(step.name, 0.0)
-        return sorted(found.values(), key=lambda group: -group.share)
+        return dict(sorted(found.items(), key=lambda item: -item[1].share))
 
 
 def _profile(lib: CompiledModule) -> dict[str, float]:

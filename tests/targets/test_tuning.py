@@ -15,7 +15,7 @@ from fusewire.targets.tuning import tune as tuning
 from fusewire.targets.tuning.bench import constants_of, mismatch, options_of
 from fusewire.targets.tuning.cpu import CpuBench, cpu_benches
 from fusewire.targets.tuning.decide import place_of, work_of
-from fusewire.targets.tuning.search import Option, Outcome
+from fusewire.targets.tuning.search import CannotTune, Option, Outcome
 from fusewire.targets.tuning.store import TuningStore
 from tests.cli_models import Array, bad_usage, classifier, failed, fine
 
@@ -141,12 +141,41 @@ def _last(*given: object) -> Outcome:
     return Outcome(Option("loops.cpu", {}), 1.0, 2.0, [])
 
 
+@pytest.mark.parametrize("times", [1, 2, 99])
+def test_groups_that_cannot_be_searched(
+    times: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once more, then the others go on; where none can be searched it is an error."""
+    mod, params = network()
+    fails = iter([True] * times)
+
+    def crashing(*given: object) -> Outcome:
+        if next(fails, False):
+            raise CannotTune("crashed (signal SIGKILL)")
+        return _last()
+
+    monkeypatch.setattr(tuning, "search", crashing)
+    monkeypatch.setattr(judge, "compare", lambda one, other: (1.0, 1.0))
+    if times == 99:
+        with pytest.raises(fw.FusewireError, match=r"fused_.*: crashed \(signal SIGKILL\)"):
+            fw.tune(mod, TARGET, params, level="heavy", records=tmp_path / "r.jsonl")
+        return
+    found = fw.tune(mod, TARGET, params, level="heavy", records=tmp_path / "r.jsonl")
+    left = [group for group in found.groups if group.problem]
+    assert len(left) == times - 1 and "crashed (signal SIGKILL); once more" in caplog.text
+    assert ("not searched: crashed" in str(found)) == (times == 2) == ("it is left alone" in caplog.text)
+    assert all(group.decision is None for group in left) and any(group.decision for group in found.groups)
+
+
 def test_mistakes(tmp_path: Path) -> None:
     mod, params = network()
     with pytest.raises(fw.FusewireError, match="no tuning level 'extreme'; the levels are none, fast"):
         fw.tune(mod, TARGET, params, level="extreme")
-    with pytest.raises(fw.FusewireError, match="trials must be a number that is not negative, got -1"):
-        fw.tune(mod, TARGET, params, trials=-1)
+    for wrong in (-1, 1.5, True, float("inf"), "2"):
+        with pytest.raises(fw.FusewireError, match="trials must be a whole number that is not negative, got"):
+            fw.tune(mod, TARGET, params, trials=wrong)  # type: ignore[arg-type]
+    with pytest.raises(fw.FusewireError, match="records must be a path or a TuningStore, got 5"):
+        fw.tune(mod, TARGET, params, records=5)  # type: ignore[arg-type]
     with pytest.raises(fw.FusewireError, match="seconds must be a number that is not negative, got -1"):
         fw.tune(mod, TARGET, params, seconds=-1)
     with pytest.raises(fw.FusewireError, match="cannot read tuning records"):

@@ -104,8 +104,7 @@ def test_all_fall_when_the_time_is_over() -> None:
     assert scales.weighed == ["abcde", "de", ""]
 
 
-def test_nothing_new_is_nothing_to_judge() -> None:
-    """Earlier decisions were judged when they were made."""
+def test_nothing_decided_is_nothing_to_judge() -> None:
     scales = FakeScales({"a": -1.0})
     assert judge((), scales, scales.withdraw) == Verdict(10.0, 11.0, frozenset())
 
@@ -152,6 +151,26 @@ def test_decisions_of_a_network_fall_by_group(monkeypatch: pytest.MonkeyPatch, t
     later = fw.build(mod, TARGET, params, records=path)
     assert later.code.files == found.lib.code.files != plain.code.files
     assert looped(later, "nn.dense") and not looped(later, "nn.conv2d")
+
+
+def test_what_an_ended_search_decided_is_judged_by_the_next(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    mod, params = network()
+    path = tmp_path / "r.jsonl"
+
+    def ended(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning, "search", _loops)
+        patch.setattr(tuning, "judge", ended)
+        with pytest.raises(KeyboardInterrupt):
+            fw.tune(mod, TARGET, params, level="heavy", records=path)
+    plain = fw.build(mod, TARGET, params).code.files
+    assert fw.build(mod, TARGET, params, records=path).code.files != plain
+    monkeypatch.setattr(judging, "compare", lambda one, other: (1.0, 1.0 + (one.code.files != other.code.files)))
+    found = fw.tune(mod, TARGET, params, level="heavy", records=path)
+    assert all(group.outcome is None and group.withdrawn for group in found.groups)
+    assert fw.build(mod, TARGET, params, records=path).code.files == plain
 
 
 def test_steps_are_timed_by_name() -> None:
