@@ -125,6 +125,11 @@ class Isa:
         """Whether kernels for work-groups are what the device is made for."""
         return self.device is not None and self.device.kind == "gpu"
 
+    def takes_groups(self, items: int) -> bool:
+        """Whether work-groups may have so many items: as many as the target allows, and whole warps on GPUs."""
+        device = self.device
+        return device is not None and 0 < items <= device.max_group and (not self.gpu or items % device.warp == 0)
+
     @property
     def block_bytes(self) -> int:
         """Bytes of the vectors that layouts have blocks for; 0: layouts stay as they are."""

@@ -53,7 +53,8 @@ class Dialect:
             "items", a "counter" {v} of a loop within it, which is {value}; and as parameters the "scratch" of
             work-items and a "variable" {v}; "own" is the part of the scratch, of {bytes}, that a work-item has. For
             kernels that are written for work-groups the number of its "group", and of the "local_item" in it, and how
-            a "local" array is declared; "group_size" is the size of the groups of other kernels.
+            a "local" array is declared; "group_size" is the macro for the size of the groups of other kernels, and
+            "usual" what it is where the compiler is not told.
         barriers: statements by scope; "copied" is the local one where stores to local arrays may be under way.
         copy: the function fw_copy<bytes>(to, from, whether: else zeros), which stores to local memory by the next
             such barrier; empty: there is none.

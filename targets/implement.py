@@ -27,7 +27,7 @@ from .schedules import (
 )
 from .schedules.gpu.table import ON_GPU
 from .schedules.gpu.table import TABLE as GROUPS
-from .schedules.space import Config, without_group
+from .schedules.space import GROUP, Config, without_group
 from .schedules.tiles import Packed
 from .target import KINDS
 from .vectorise import vectorise
@@ -263,7 +263,7 @@ def choose(problem: Problem, decision: Decision | None = None) -> tuple[Chosen, 
 
 
 def follows(problem: Problem, decision: Decision) -> bool:
-    """Whether a decision names an implementation that fits a group, and a config of its space."""
+    """Whether a decision names an implementation that fits a group, a config of its space, and a fitting work-group."""
     meant = [entry for entry in entries(problem) if _names(decision, entry)]
     return any(entry.check(problem) is None and _has(entry, problem, decision.config) for entry in meant)
 
@@ -278,7 +278,9 @@ def _names(decision: Decision, entry: Implementation) -> bool:
 
 
 def _has(entry: Implementation, problem: Problem, config: Config) -> bool:
-    own, _ = without_group(config)
+    own, group = without_group(config)
+    if GROUP in config and not problem.isa.takes_groups(group):
+        return False
     return any(own == dict(known) for known in entry.configs(problem))
 
 

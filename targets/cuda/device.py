@@ -24,6 +24,7 @@ from ..launched.device import (
     Block,
     Launch,
     Timer,
+    define_local,
     held_in_one_block,
     homes,
     no_images,
@@ -136,7 +137,7 @@ class CudaDevice:
         driver: the version of CUDA that the driver brings, 13000 for 13.0.
         toolkit: the major version that CuPy is made for.
         units: its streaming multiprocessors.
-        local: work-items in a work-group, where a kernel leaves that open.
+        local: work-items in a work-group, where neither a kernel nor the target says anything.
     """
 
     index: int
@@ -220,9 +221,9 @@ class CudaDevice:
         """The architecture to compile for; see `compatible`."""
         return compatible(wanted, self.arch)
 
-    def load(self, files: Sequence[tuple[str, str]], arch: str) -> Callable[[str], Any]:
+    def load(self, files: Sequence[tuple[str, str]], arch: str, local: int) -> Callable[[str], Any]:
         """Compile with NVRTC, or take from the cache, and load."""
-        cubins = compile_all(nvrtc(self.toolkit), files, options(arch), f"driver {self.driver}")
+        cubins = compile_all(nvrtc(self.toolkit), files, [*options(arch), define_local(local)], f"driver {self.driver}")
         modules = []
         with self._doing("loading kernels") as cp:
             for cubin in cubins:

@@ -31,6 +31,13 @@ ONE_PROGRAM = 60000
 """Characters of kernels up to which they are one program; more are several, compiled at the same time."""
 
 
+def open_group(usual: int, isa: Isa) -> int:
+    """Work-items in a work-group where a kernel leaves that open, in its source and in launches: as many as is `usual`,
+    but no more than the target allows.
+    """
+    return min(usual, isa.device.max_group) if isa.device else usual
+
+
 @frozen
 class Argument:
     """One argument of a launch: a tensor by its slot, a constant that is an image by its slot, a piece of the step's
@@ -228,7 +235,12 @@ class _Maker:
     def files(self) -> list[tuple[str, str]]:
         """The programs."""
         return [
-            (f"kernels{k}", "\n".join([self.units.dialect.headers, prelude.text(texts), *texts]))
+            (f"kernels{k}", "\n".join([self._head(), prelude.text(texts), *texts]))
             for k, (prelude, texts) in enumerate(self.units.files(ONE_PROGRAM))
             if any(texts)  # kernels without elements have no text
         ]
+
+    def _head(self) -> str:
+        dialect = self.units.dialect
+        macro, items = dialect.launch["group_size"], open_group(int(dialect.launch["usual"]), self.kernels.isa)
+        return f"{dialect.headers}#ifndef {macro}\n#define {macro} {items}\n#endif\n"

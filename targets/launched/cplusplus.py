@@ -15,9 +15,6 @@ from ..dialects import SCALAR_FUNCTIONS, Dialect, unary
 
 # Macros, so that no header that a compiler puts in front can disagree.
 _INTEGERS = """\
-#ifndef FW_LOCAL
-#define FW_LOCAL 256
-#endif
 typedef int fw_int32;
 typedef unsigned int fw_uint32;
 typedef long long fw_int64;
@@ -234,6 +231,7 @@ def _launch(index: str, words: Mapping[str, str]) -> dict[str, str]:
     return {
         **numbers,
         "group_size": "FW_LOCAL",
+        "usual": "256",
         "local": f"alignas(16) {words['shared']} {{t}} {{name}}[{{n}}];",
         "counter": f"const {index} {{v}} = {{value}};",
         "scratch": "char *fw_scratch",

@@ -18,7 +18,7 @@ T = TypeVar("T")
 _CALLED = re.compile(r"(\w+)\(")
 
 LOCAL = 256
-"""Work-items in a work-group of a GPU; FW_LOCAL in the sources."""
+"""Work-items in a work-group of a GPU, where a kernel leaves that open and the target allows as many."""
 
 LEAST_LOCAL, MOST_LOCAL = 32, 1024
 """The smallest and largest work-groups of a GPU that are worth a try."""
@@ -114,7 +114,7 @@ class LaunchDevice(Protocol):
 
     @property
     def local(self) -> int:
-        """Work-items in a work-group, where a kernel leaves that open."""
+        """Work-items in a work-group, where neither a kernel nor the target says anything."""
         ...
 
     def library_queue(self) -> Any:
@@ -161,8 +161,11 @@ class LaunchDevice(Protocol):
         """The architecture to compile code for, which a target made for `wanted`."""
         ...
 
-    def load(self, files: Sequence[tuple[str, str]], arch: str) -> Callable[[str], Any]:
-        """Compile source files (name, text) for an architecture; finds the functions in them by name."""
+    def load(self, files: Sequence[tuple[str, str]], arch: str, local: int) -> Callable[[str], Any]:
+        """Compile source files (name, text) for an architecture; finds the functions in them by name.
+
+        Work-groups that the text leaves open have `local` work-items.
+        """
         ...
 
     def recorded(self, launches: Sequence[Launch]) -> Action:
@@ -261,6 +264,11 @@ def no_images(device: LaunchDevice, array: Array) -> NoReturn:
 def sharing(most: int, thread_bytes: int, items: int) -> int:
     """How many work-items, `most` of them, take shares of `items`: no more than that, and than `SHARED_BYTES` allow."""
     return max(1, min(most, items, SHARED_BYTES // max(thread_bytes, 1)))
+
+
+def define_local(local: int) -> str:
+    """The option by which compilers are told how large the work-groups are that kernels leave open."""
+    return f"-DFW_LOCAL={local}"
 
 
 def homes(files: Sequence[tuple[str, str]], modules: Sequence[T]) -> dict[str, T]:

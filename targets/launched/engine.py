@@ -20,7 +20,7 @@ from ..memory import rounded
 from ..program import BranchStep, CopyStep, KernelStep, LibraryStep, Step, flatten
 from ..runnable import Runnable
 from ..timing import steady
-from .code import Argument, Call, LaunchCode
+from .code import Argument, Call, LaunchCode, open_group
 from .device import Launch, LaunchDevice, Memory, Place
 
 MOST_RECORDED = 8
@@ -51,11 +51,13 @@ class LaunchEngine:
     def __init__(self, lib: Runnable, device: LaunchDevice, arch: str | None = None) -> None:
         assert isinstance(lib.code, LaunchCode)
         self.lib, self.code, self.device = lib, lib.code, device
+        self._open = open_group(device.local, lib.code.isa)
         self._kept: list[Any] = []
         self._held, self._places = self._allocate()
         self._shared: dict[int, tuple[Place, Any]] = {}
         self._team, self._own = self._scratch()
-        find = device.load(self.code.files, device.arch_for(arch)) if self.code.files else lambda name: None
+        files = self.code.files
+        find = device.load(files, device.arch_for(arch), self._open) if files else lambda name: None
         self._functions = {call.kernel: find(call.kernel) for step in self.code.steps.values() for call in step.calls}
         self._queue = device.library_queue()
         self._libraries = {id(s): self._library(s) for s in lib.program.leaf_steps() if isinstance(s, LibraryStep)}
@@ -136,7 +138,7 @@ class LaunchEngine:
 
     def _local(self, call: Call) -> int:
         """Work-items in a work-group."""
-        return call.group or self.device.local
+        return call.group or self._open
 
     def launches(self, steps: Sequence[KernelStep]) -> list[Launch]:
         """The launches of kernel steps, with the places that their tensors have now."""

@@ -19,9 +19,6 @@ typedef ulong uint64_t;
 #define UINT64_C(x) x##UL
 #define INT64_MIN LONG_MIN
 #define INT32_MIN INT_MIN
-#ifndef FW_LOCAL
-#define FW_LOCAL 1
-#endif
 #ifdef FW_FLAT
 #define FW_PUT(v, p) do { \\
   typedef __typeof__(+(v)) fw_vector __attribute__((aligned(1))); \\
@@ -176,6 +173,7 @@ static inline @T fw_@N_@S({params}) {{
         "group": "const long fw_group = get_group_id(0);",
         "local_item": "const long fw_local_item = get_local_id(0);",
         "group_size": "FW_LOCAL",
+        "usual": "1",
         "local": "__local {t} {name}[{n}] __attribute__((aligned(16)));",
         "counter": "const long {v} = {value};",
         "scratch": "__global char *fw_scratch",

@@ -204,9 +204,10 @@ class OpenclQueue:
         """A driver knows what it compiles for."""
         return self.arch
 
-    def load(self, files: Sequence[tuple[str, str]], arch: str) -> Callable[[str], Any]:
+    def load(self, files: Sequence[tuple[str, str]], arch: str, local: int) -> Callable[[str], Any]:
         """Compile programs, or take them from the cache; a kernel is known by its program."""
-        found = {name: program for program in self.session.programs(files) for name in program.kernel_names.split(";")}
+        programs = self.session.programs(files, local)
+        found = {name: program for program in programs for name in program.kernel_names.split(";")}
         return lambda name: found[name]
 
     def prepared(self, launch: Launch) -> Ready:

@@ -13,7 +13,7 @@ from attrs import define, field
 
 from ...ir.errors import CompileError, DeviceError
 from ..cpuinfo import usable_cores
-from ..launched.device import sharing
+from ..launched.device import define_local, sharing
 from ..objcache import ObjectCache
 from ..toolchain import cache_dir, cache_limit
 from .devices import OpenclDevice, all_devices, pyopencl
@@ -113,19 +113,19 @@ class Session:
         most = self.device.compute_units * (few if self.device.type == "cpu" else GROUP)
         return sharing(most, thread_bytes, items)
 
-    def programs(self, files: Sequence[tuple[str, str]]) -> list[Any]:
-        """Programs for sources, compiled at the same time.
+    def programs(self, files: Sequence[tuple[str, str]], local: int) -> list[Any]:
+        """Programs for sources, compiled at the same time, with `local` items in work-groups whose size is open.
 
         Raises:
             CompileError: the driver's compiler refused one; the message has its words.
         """
         with ThreadPoolExecutor(usable_cores()) as pool:
-            return list(pool.map(lambda file: self._program(*file), files))
+            return list(pool.map(lambda file: self._program(file[0], file[1], local), files))
 
-    def _program(self, name: str, source: str) -> Any:
+    def _program(self, name: str, source: str, local: int) -> Any:
         cl = pyopencl()
         flat = self.device.type == "cpu" and self.device.platform == FLAT
-        options = [*OPTIONS, f"-DFW_LOCAL={self.local}", *["-DFW_FLAT"] * flat]
+        options = [*OPTIONS, define_local(local), *["-DFW_FLAT"] * flat]
         parts = (self.device.identity, *options, source)
         key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
         cache = ObjectCache(cache_dir(), "program.bin")

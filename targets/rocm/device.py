@@ -18,7 +18,18 @@ from attrs import define, field
 from ...ir.errors import DeviceError, DeviceNotFound, RuntimeInputError
 from ..engine import Action, Array
 from ..launched.compiler import compile_all
-from ..launched.device import LOCAL, Block, Launch, Timer, held_in_one_block, homes, no_images, sharing, sizes_on_gpu
+from ..launched.device import (
+    LOCAL,
+    Block,
+    Launch,
+    Timer,
+    define_local,
+    held_in_one_block,
+    homes,
+    no_images,
+    sharing,
+    sizes_on_gpu,
+)
 from ..launched.libqueue import LibraryQueue
 from .hiprtc import INSTALL, hiprtc, options, rocm_library
 
@@ -160,7 +171,7 @@ class RocmDevice:
         arch: gfx90a and the like; empty where the system does not tell.
         driver: its version.
         units: compute units.
-        local: work-items in a work-group, where a kernel leaves that open.
+        local: work-items in a work-group, where neither a kernel nor the target says anything.
     """
 
     index: int
@@ -257,9 +268,9 @@ class RocmDevice:
         """Copy within the device."""
         self._move(f"copying {nbytes} bytes", target, source, nbytes, _WITHIN)
 
-    def load(self, files: Sequence[tuple[str, str]], arch: str) -> Callable[[str], Any]:
+    def load(self, files: Sequence[tuple[str, str]], arch: str, local: int) -> Callable[[str], Any]:
         """Compile with HIPRTC, or take from the cache, and load."""
-        codes = compile_all(hiprtc(), files, options(arch), f"driver {self.driver}")
+        codes = compile_all(hiprtc(), files, [*options(arch), define_local(local)], f"driver {self.driver}")
         modules = [ctypes.c_void_p() for _ in codes]
         for module, code in zip(modules, codes, strict=True):
             self._do("loading kernels", "hipModuleLoadData", ctypes.byref(module), code)

@@ -8,7 +8,7 @@ from functools import cache
 from itertools import islice
 from pathlib import Path
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from ...ir.errors import DeviceError, DeviceNotFound, FusewireError
 from ...ir.expr import Call, Function
@@ -21,9 +21,12 @@ from ..cpuinfo import Isa, cpu_features
 from ..explain import operators
 from ..generate import Decide
 from ..implement import Decision, choose, entries, follows
+from ..launched.device import GpuDevice
+from ..launched.gpu import arch_of
 from ..lower import Problem, make_problem
 from ..opencl.devices import OpenclDevice, find
 from ..program import KernelStep
+from ..schedules.space import GROUP
 from ..target import Target
 from ..toolchain import find_compiler
 from .store import Key, TuningStore, decision_line
@@ -53,6 +56,7 @@ def place_of(target: Target, isa: Isa, threads: int) -> Place:
 
     Raises:
         DeviceNotFound: it runs on a device that is not there.
+        DeviceError: it does not run on the device that is there.
     """
     if target.kind == "cpu":
         compiler = find_compiler()
@@ -61,7 +65,19 @@ def place_of(target: Target, isa: Isa, threads: int) -> Place:
     if target.kind == "opencl":
         return opencl_place(find(target.device), isa, threads)
     gpu = GPU_KINDS[target.kind].device(target)
-    return Place(target.kind, gpu.name, f"{gpu.software}, {isa.name}", isa, 0)
+    return gpu_place(gpu, target.kind, isa)
+
+
+def gpu_place(device: GpuDevice, kind: str, isa: Isa) -> Place:
+    """A GPU with its driver. `-arch=` makes no other place than the kind alone, where the device's architecture is what
+    its code is compiled for either way.
+
+    Raises:
+        DeviceError: code for that architecture does not run there.
+    """
+    compiled = device.arch_for(arch_of(isa))
+    same = evolve(isa, name=kind if compiled == device.arch else f"{kind} {compiled}")
+    return Place(kind, device.name, f"{device.software}, {same.name}", same, 0)
 
 
 def opencl_place(device: OpenclDevice, isa: Isa, threads: int) -> Place:
@@ -123,15 +139,23 @@ def decide_by(records: TuningStore, target: Target, isa: Isa, threads: int) -> D
             return None
         key = where.key(function, [k for k, buffer in enumerate(problem.inputs) if buffer in problem.constants])
         decision = records.decision(key)
-        if records.locked and several(problem) and not (decision and follows(problem, decision)):
-            what = (
-                f"says {decision.implementation} {dict(decision.config)}, which is not there" if decision else "lacks"
-            )
+        if records.locked and (not follows(problem, decision) if decision else several(problem)):
+            what = f"says {_told(problem, decision)}" if decision else "lacks"
             raise FusewireError(f"'{records.path}' {what}: {key.work} on {key.device}, {key.driver}, "
                                 f"{key.threads} threads; `fusewire lock` writes a complete one")  # fmt: skip
         return decision
 
     return decide
+
+
+def _told(problem: Problem, decision: Decision) -> str:
+    """A decision that cannot be followed."""
+    device, group = problem.isa.device, decision.config.get(GROUP)
+    why = "which is not there"
+    if device is not None and group is not None and not problem.isa.takes_groups(group):
+        step = device.warp if problem.isa.gpu else 1
+        why = f"but work-groups have {step} to {device.max_group} items{f', a multiple of {step}' * (step > 1)}"
+    return f"{decision.implementation} {dict(decision.config)}, {why}"
 
 
 def several(problem: Problem) -> bool:

@@ -16,9 +16,8 @@ from ...ir.errors import FusewireError
 from ...ir.expr import Function
 from ..backends import backend_of, launch_device
 from ..implement import Decision
-from ..launched.code import LaunchCode
+from ..launched.code import LaunchCode, open_group
 from ..launched.device import LaunchDevice
-from ..launched.gpu import arch_of
 from ..runnable import Runnable
 from ..schedules.space import GROUP
 from ..target import Target
@@ -46,8 +45,8 @@ class Worker:
 
     def compile(self, jobs: Sequence[Job], limit: float) -> None:
         """Compile candidates there, several at a time."""
-        files, arch = [file for job in jobs for file in job.files], arch_of(jobs[0].isa)
-        self.child.ask(Compile(files, arch), limit)
+        files = [file for job in jobs for file in job.files]
+        self.child.ask(Compile(files, jobs[0].isa), limit)
 
     def make(self, job: Job, limit: float) -> tuple[int, list[Array]]:
         """Make a candidate there: its number and its results."""
@@ -97,7 +96,8 @@ class LaunchBench:
         if not self._reference:
             self._inputs.update(random_inputs(self.function, self.constants))
             job = self.job(Option(f"{LOOPS}.{self.kind}", {}))
-            _, self._reference = self.worker.make(job, REFERENCE_LIMIT)
+            number, self._reference = self.worker.make(job, REFERENCE_LIMIT)
+            self.worker.forgotten.append(number)
         jobs = [self.job(option) for option in options]
         if len(jobs) > 1:
             with contextlib.suppress(FusewireError):  # one by one it shows which was to blame
@@ -107,8 +107,8 @@ class LaunchBench:
     def resized(self, option: Option) -> Sequence[Option]:
         """A candidate with other numbers of work-items in a work-group."""
         sizes, isa = self.device.sizes(self._items.get(_name(option), 0)), self.lib.code.isa
-        if isa.device and isa.gpu:
-            sizes = [size for size in sizes if size % isa.device.warp == 0 and size <= isa.device.max_group]
+        own = open_group(self.device.local, isa)
+        sizes = [size for size in sizes if size != own and isa.takes_groups(size)]
         return [Option(option.implementation, {**option.config, GROUP: size}, option.predicted) for size in sizes]
 
     def job(self, option: Option) -> Job:
@@ -133,8 +133,8 @@ class LaunchBench:
         except FusewireError as error:
             return str(error)
         self.limit = self.limit or max(LEAST_LIMIT, TIMES_FIRST * (time.monotonic() - start))
-        trial = LaunchTrial(self, job, number, self.worker.child.ended)
-        weakref.finalize(trial, self.worker.forgotten.append, number)
+        trial = LaunchTrial(self, job)
+        trial.became(number)
         return wrong(results, self._reference, factors_of(job.program)) or trial
 
 
@@ -148,9 +148,18 @@ class LaunchTrial:
 
     bench: LaunchBench
     job: Job
-    number: int
-    process: int
+    number: int = 0
+    process: int = 0
     """The number of the process that knows it."""
+    _forget: "weakref.finalize[..., LaunchTrial] | None" = None
+
+    def became(self, number: int) -> None:
+        """It is known by a number in the process that is there now, until nobody has it here."""
+        worker = self.bench.worker
+        if self._forget is not None:
+            self._forget.detach()  # from its number in a process that is gone
+        self._forget = weakref.finalize(self, worker.forgotten.append, number)
+        self.number, self.process = number, worker.child.ended
 
     def seconds(self) -> float:
         """Time one run there; where another candidate took the process down, this one is made again first.
@@ -160,8 +169,8 @@ class LaunchTrial:
         """
         worker, limit = self.bench.worker, self.bench.limit
         if self.process != worker.child.ended:
-            self.number, _ = worker.make(self.job, limit)
-            self.process = worker.child.ended
+            number, _ = worker.make(self.job, limit)
+            self.became(number)
         return worker.seconds(self.number, limit)
 
 

@@ -16,9 +16,10 @@ from ..backends import GPU_KINDS, backend_of, launch_device
 from ..cpuinfo import Isa, usable_cores
 from ..device import Device
 from ..explain import Report
-from ..launched.code import LaunchCode, LaunchStep
+from ..launched.code import LaunchCode, LaunchStep, open_group
 from ..launched.device import LaunchDevice, Memory, Timer
 from ..launched.engine import LaunchEngine
+from ..launched.gpu import arch_of
 from ..memory import Arena
 from ..program import KernelStep, Program
 from ..runnable import Runnable
@@ -56,7 +57,7 @@ class Compile:
     """A request: compile programs at the same time, so that they are in the cache when their candidates are made."""
 
     files: list[tuple[str, str]]
-    arch: str | None
+    isa: Isa
 
 
 @frozen(eq=False)
@@ -151,7 +152,7 @@ class Server:
         """
         try:
             if isinstance(request, Compile):
-                self.compile(request.files, request.arch)
+                self.compile(request.files, request.isa)
                 return None
             if isinstance(request, Make):
                 return self.make(request.number, request.job)
@@ -171,12 +172,12 @@ class Server:
             return True
         return False
 
-    def compile(self, files: list[tuple[str, str]], arch: str | None) -> None:
+    def compile(self, files: list[tuple[str, str]], isa: Isa) -> None:
         """Compile programs; what the driver refuses is said when its candidate is made."""
 
         def one(file: tuple[str, str]) -> None:
             with contextlib.suppress(FusewireError):
-                self.device.load([file], self.device.arch_for(arch))
+                self.device.load([file], self.device.arch_for(arch_of(isa)), open_group(self.device.local, isa))
 
         with ThreadPoolExecutor(usable_cores()) as pool:
             list(pool.map(one, files))

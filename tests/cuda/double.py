@@ -84,13 +84,14 @@ class Function:
 
     def __init__(self, world: "Double", name: str, text: str) -> None:
         self.world, self.name = world, name
-        self.size, self.types = parameters(text)[name]
+        size, self.types = parameters(text)[name]
+        self.size = int(text.split(maxsplit=3)[2] if size == "FW_LOCAL" else size)
         self.run = getattr(library(text), f"run_{name}")
         self.breaks = TRAP in text
 
     def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...]) -> None:
         assert len(grid) == len(block) == 1 and 1 <= block[0] <= 1024 and 1 <= grid[0] < 1 << 31
-        assert self.size in ("FW_LOCAL", str(block[0])), "the group is not as large as the kernel says"
+        assert self.size == block[0], "the group is not as large as the kernel says"
         self.world.alive()
         assert len(args) == len(self.types) and all(type(a) is np.int64 for a in args)
         for value, kind in zip(args, self.types, strict=True):
@@ -280,5 +281,11 @@ def install(patch: pytest.MonkeyPatch, double: Double) -> Double:
     patch.setattr(gpu, "tested", lambda *given: SelfTest(None, 0.0))
     patch.setattr(under_test, "cupy", lambda: double)
     patch.setattr(under_test, "nvrtc", lambda major: compiler.RuntimeCompiler("host", None, "", "", "text"))
-    patch.setattr(under_test, "compile_all", lambda made, files, options, device: [t.encode() for _, t in files])
+    patch.setattr(under_test, "compile_all", _compiled)
     return double
+
+
+def _compiled(made: Any, files: Sequence[tuple[str, str]], options: Sequence[str], device: str) -> list[bytes]:
+    """The texts, with what the compiler is told in front."""
+    (local,) = (option.removeprefix("-DFW_LOCAL=") for option in options if option.startswith("-D"))
+    return [f"#define FW_LOCAL {local}\n{text}".encode() for _, text in files]

@@ -82,6 +82,15 @@ class TestRunning:
         module.run()
         assert [e[0] for e in cuda.log] == ["graph"]
 
+    @pytest.mark.parametrize(("most", "expected"), [(64, 64), (512, 256)])
+    def test_open_work_groups_keep_to_the_target(self, most: int, expected: int, cuda: Double) -> None:
+        """In the text, in what the compiler is told (the double takes no other launch), and in launches."""
+        lib = fw.build(fw.cumsum(fw.var("x", shape=(2048, 4)), axis=1), f"cuda -max_num_threads={most}")
+        assert f"#define FW_LOCAL {expected}\n" in lib.get_source()
+        x = np.random.default_rng(0).uniform(-1, 1, (2048, 4)).astype(np.float32)
+        np.testing.assert_allclose(lib(x=x), np.cumsum(x.astype(np.float64), 1), atol=1e-6)
+        assert [entry[2:] for entry in cuda.log if entry[0] == "launch"] == [(2048 // expected, expected)]
+
     def test_the_stream_is_the_users(self, cuda: Double) -> None:
         x = fw.var("x", shape=(3, 700))
         module = module_of(fw.sum(fw.nn.softmax(x), axis=0))  # two launches, or nothing would be recorded

@@ -1,5 +1,6 @@
 """Tuning on cuda, on a double of CuPy in both processes: what is found is used, and what goes wrong is survived."""
 
+import gc
 import json
 import logging
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from attrs import evolve
 
 import fusewire as fw
+from fusewire.ir.errors import DeviceError
 from fusewire.targets.backends import launch_device
 from fusewire.targets.cuda.device import CudaDevice
 from fusewire.targets.launched import gpu
@@ -89,12 +91,12 @@ def test_knobs_of_schedules_are_tried(cuda: Double, tmp_path: Path) -> None:
     np.testing.assert_allclose(found.lib(data=x), x.astype(np.float64) @ params["w"].numpy().T, atol=1e-5)
 
 
-def decided(path: Path) -> None:
-    """Records that give the network groups of `BEST` items."""
-    lib = fw.build(network(), "cuda")
+def decided(path: Path, target: str = "cuda", group: int = BEST) -> None:
+    """Records that give the network groups of so many items."""
+    lib = fw.build(network(), target)
     (step,) = lib.program.leaf_steps()
     key = decide.place_of(lib.target, lib.runnable.code.isa, lib.threads).key(step.function, [])
-    TuningStore(path).decide(key, "loops.cuda", {"group": BEST}, "normal")
+    TuningStore(path).decide(key, "loops.cuda", {"group": group}, "normal")
 
 
 @pytest.mark.parametrize("change", [{"name": "Another"}, {"driver": 12080}])
@@ -106,6 +108,41 @@ def test_records_of_another_device_or_driver_are_not_used(
     assert BOUNDS in fw.build(network(), "cuda", records=path).get_source()
     install(monkeypatch, Double(cost=cost, **change))
     assert BOUNDS not in fw.build(network(), "cuda", records=path).get_source()
+
+
+@pytest.mark.parametrize("other", ["cuda -arch=sm_90", "cuda -arch=sm_80"])
+def test_records_are_for_the_architecture_that_is_compiled_for(other: str, cuda: Double, tmp_path: Path) -> None:
+    """Whether it is that of the device, or one named that the device's own stands in for (see `compatible`)."""
+    for number, (tuned, built) in enumerate((("cuda", other), (other, "cuda"))):
+        path = tmp_path / f"{number}.jsonl"
+        decided(path, tuned)
+        assert BOUNDS in fw.build(network(), built, records=path).get_source()
+        assert BOUNDS not in fw.build(network(), "cuda -arch=sm_90a", records=path).get_source()
+
+
+def test_code_for_another_architecture_takes_no_records(
+    cuda: Double, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "records.jsonl"
+    decided(path)
+    caplog.set_level(logging.INFO, "fusewire")
+    assert BOUNDS not in fw.build(network(), "cuda -arch=sm_100", records=path).get_source()
+    assert "without tuning records: the code was made for sm_100, and the device is sm_90" in caplog.text
+    with pytest.raises(DeviceError, match="made for sm_100, and the device is sm_90"):
+        fw.build(network(), "cuda -arch=sm_100", records=path, locked=True)
+
+
+@pytest.mark.parametrize("group", [-1, 0, 33, 128, 1 << 40])
+def test_work_groups_that_cannot_be_are_passed_over(group: int, cuda: Double, tmp_path: Path) -> None:
+    target, path = "cuda -max_num_threads=64", tmp_path / "records.jsonl"
+    decided(path, target, group)
+    plain = fw.build(network(), target).get_source()
+    assert fw.build(network(), target, records=path).get_source() == plain
+    told = rf"records\.jsonl' says loops\.cuda {{'group': {group}}}, but .* 32 to 64 items, a multiple of 32: cumsum"
+    with pytest.raises(fw.FusewireError, match=told):
+        fw.build(network(), target, records=path, locked=True)
+    decided(path, target, 32)
+    assert "__launch_bounds__(32)" in fw.build(network(), target, records=path).get_source()
 
 
 def test_a_build_without_a_device_takes_no_records(
@@ -139,9 +176,9 @@ def test_sizes_of_work_groups(items: int, expected: list[int]) -> None:
 
 
 def test_sizes_keep_to_the_target(cuda: Double, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whole warps of the architecture, and no more than -max_num_threads=."""
+    """Whole warps of the architecture, no more than -max_num_threads=, and not what it is without a decision."""
     monkeypatch.setattr(CudaDevice, "sizes", lambda self, items: sizes_on_gpu(items))
-    for target, expected in (("cuda -max_num_threads=128", [128, 64, 32]), ("rocm -arch=gfx90a", [128, 64])):
+    for target, expected in (("cuda -max_num_threads=128", [64, 32]), ("rocm -arch=gfx90a", [128, 64])):
         lib = fw.build(fw.cumsum(fw.var("x", shape=(2048, 4)), axis=1), target)
         (step,) = lib.program.leaf_steps()
         device = launch_device(Target("cuda"))
@@ -193,6 +230,26 @@ def test_what_breaks_the_process_is_told_and_others_go_on(cuda: Double, monkeypa
         (crashed,) = bench.make([options[128]])
         assert isinstance(crashed, str) and crashed.startswith("crashed (signal SIGSEGV")
         assert bench.worker.child.ended == 2
+
+
+@needs_compiler
+def test_candidates_are_freed_on_the_device(cuda: Double) -> None:
+    """What no one holds here is forgotten there: the reference, and a candidate that was made a second time."""
+    lib = fw.build(network(), "cuda")
+    (step,) = lib.program.leaf_steps()
+    with launch_benches(lib.runnable, lib.target) as make_bench:
+        bench = make_bench(step.function, {}, [])
+        assert isinstance(bench, LaunchBench)
+        worker = bench.worker
+        (trial,) = bench.make([Option(lib.runnable.label(step)[1], {"group": BEST})])
+        assert isinstance(trial, LaunchTrial) and (trial.number, worker.forgotten) == (2, [1])
+        assert trial.seconds() == 1e-3 and not worker.forgotten
+        with pytest.raises(fw.FusewireError, match=r"crashed .*KeyError: 1$"):
+            worker.seconds(1, 60.0)
+        assert worker.child.ended == 1 and trial.seconds() == 1e-3 and trial.number == 3
+        del trial
+        gc.collect()
+        assert worker.forgotten == [3]
 
 
 @needs_compiler

@@ -329,13 +329,13 @@ def test_programs_come_from_the_cache(
     lib = fw.build(affine((5, 3)), target)
     found = runtime.Session(device)
     for expected in (1, 1):
-        found.programs(lib.runnable.code.files)
+        found.programs(lib.runnable.code.files, 1)
         assert sum("compiled kernels" in r.message for r in caplog.records) == expected
     (source,) = [text for _, text in lib.runnable.code.files]
-    found.programs([("kernels0", source + "\n// another text\n")])
+    found.programs([("kernels0", source + "\n// another text\n")], 1)
     assert sum("compiled kernels" in r.message for r in caplog.records) == 2
     with pytest.raises(fw.FusewireError, match="refused kernels0"):
-        found.programs([("kernels0", "this is no program")])
+        found.programs([("kernels0", "this is no program")], 1)
 
 
 def test_every_status_has_a_call_in_its_message() -> None:

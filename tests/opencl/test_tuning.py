@@ -106,6 +106,32 @@ def test_a_build_follows_the_size_of_work_groups() -> None:
 
 
 @needs_device
+@pytest.mark.parametrize("group", [-1, 0, 65, 1 << 40])
+def test_work_groups_that_cannot_be_are_passed_over(group: int, tmp_path: Path) -> None:
+    mod, params = network()
+    target = f"opencl -device={DEVICES[0].index} -max_num_threads=64"
+    store = decided(mod, params, target, {"group": group})
+    assert fw.build(mod, target, params, records=store).get_source() == fw.build(mod, target, params).get_source()
+    with pytest.raises(fw.FusewireError, match=rf"'group': {group}, .*}}, but work-groups have 1 to 64 items: nn\.dense"):
+        fw.build(mod, target, params, records=evolve(store, locked=True))
+
+
+@needs_device
+def test_open_work_groups_keep_to_the_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels are compiled for groups of the size that they are launched with, else the driver refuses them."""
+    monkeypatch.setattr(Session, "local", property(lambda self: 64))
+    x = np.random.default_rng(0).uniform(-1, 1, (32, 1024)).astype(np.float32)
+    for most, expected in ((32, 32), (256, 64)):
+        lib = fw.build(plain(), f"opencl -device={DEVICES[0].index} -max_num_threads={most}")
+        module = fw.GraphModule(lib["default"](fw.device("opencl")))
+        assert isinstance(module._engine, LaunchEngine)
+        launches = module._engine.launches([s for s in lib.program.leaf_steps() if isinstance(s, KernelStep)])
+        assert launches and all(launch.local == expected for launch in launches)
+        module.run(data=x)
+        np.testing.assert_array_equal(module.get_output(0).numpy(), np.maximum(x, 0))
+
+
+@needs_device
 @pytest.mark.parametrize("change", ["device", "driver"])
 def test_records_of_another_device_or_driver_are_not_used(change: str) -> None:
     mod, params = network()
@@ -183,17 +209,28 @@ def test_what_crashes_or_hangs_is_recorded_and_the_search_goes_on(target: str, m
 def test_a_refused_launch_names_kernel_and_variant(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Work-groups that are larger than any device has them."""
+    """Work-groups that are larger than any device has them; they are never tried, so one is put in place of 4."""
     target = f"opencl -device={DEVICES[0].index}"
-    monkeypatch.setattr(Session, "sizes", lambda self, items: [1 << 20, 2])
+    monkeypatch.setattr(Session, "sizes", lambda self, items: [1 << 20, 4, 2])
+    real = LaunchBench.job
+
+    def job(self: LaunchBench, option: Option) -> Job:
+        made = real(self, option)
+        if option.config.get("group") != 4:
+            return made
+        large = [evolve(s, calls=tuple(evolve(call, group=1 << 20) for call in s.calls)) for s in made.steps]
+        return evolve(made, steps=tuple(large))
+
+    monkeypatch.setattr(LaunchBench, "job", job)
     caplog.set_level(logging.WARNING, "fusewire")
     found = fw.tune(plain(), target, level="fast", records=tmp_path / "r.jsonl")
     assert found.groups[0].outcome is not None
     timings = found.groups[0].outcome.timings
-    (failed,) = [t for t in timings if t.config.get("group") == 1 << 20]
+    assert [t.config.get("group") for t in timings if t.problem] == [4]
+    (failed,) = [t for t in timings if t.problem]
     assert failed.seconds is None and failed.problem and re.search("kernel|refused", failed.problem)
-    assert re.search(r"loops.opencl group=1048576 is no candidate for fusewire_default_\w+: ", caplog.text)
-    assert any(t.seconds for t in timings if t.config.get("group") != 1 << 20)
+    assert re.search(r"loops.opencl group=4 is no candidate for fusewire_default_\w+: ", caplog.text)
+    assert {t.config.get("group") for t in timings if t.seconds} == {None, 2}
 
 
 @needs_device

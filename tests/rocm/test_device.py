@@ -15,7 +15,9 @@ import fusewire as fw
 from fusewire.ir.errors import DeviceError
 from fusewire.targets.launched import gpu
 from fusewire.targets.launched.device import Launch
+from fusewire.targets.launched.engine import LaunchEngine
 from fusewire.targets.launched.selftest import SelfTest
+from fusewire.targets.program import KernelStep
 from fusewire.targets.rocm import device, hiprtc
 from tests.launched.sources import block
 
@@ -160,6 +162,26 @@ def test_a_launch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.calls[-1][0] == "hipStreamSynchronize"
     del memory
     assert found.calls[-1][0] == "hipFree"
+
+
+@pytest.mark.parametrize(("most", "expected"), [("", 256), ("-max_num_threads=128", 128)])
+def test_open_work_groups_keep_to_the_target(most: str, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the text, in what the compiler is told, and in launches."""
+    told: list[str] = []
+
+    def compiled(made: Any, files: list[tuple[str, str]], options: list[str], driver: str) -> list[bytes]:
+        told.extend(options)
+        return [b""] * len(files)
+
+    use(monkeypatch, hipMalloc=stored(ctypes.c_void_p, 4096))
+    monkeypatch.setattr(device, "topology", lambda: [("gfx90a", 110)])
+    monkeypatch.setattr(device, "hiprtc", lambda: None)
+    monkeypatch.setattr(device, "compile_all", compiled)
+    lib = fw.build(fw.cumsum(fw.var("x", shape=(2048, 4)), axis=1), f"rocm -arch=gfx90a {most}")
+    engine = LaunchEngine(lib.runnable, device.rocm_device(0), "gfx90a")
+    launches = engine.launches([step for step in lib.program.leaf_steps() if isinstance(step, KernelStep)])
+    assert [(launch.local, launch.groups) for launch in launches] == [(expected, 2048 // expected)]
+    assert f"#define FW_LOCAL {expected}\n" in lib.get_source() and f"-DFW_LOCAL={expected}" in told
 
 
 def test_errors_name_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
