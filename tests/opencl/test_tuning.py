@@ -112,7 +112,9 @@ def test_work_groups_that_cannot_be_are_passed_over(group: int, tmp_path: Path) 
     target = f"opencl -device={DEVICES[0].index} -max_num_threads=64"
     store = decided(mod, params, target, {"group": group})
     assert fw.build(mod, target, params, records=store).get_source() == fw.build(mod, target, params).get_source()
-    with pytest.raises(fw.FusewireError, match=rf"'group': {group}, .*}}, but work-groups have 1 to 64 items: nn\.dense"):
+    with pytest.raises(
+        fw.FusewireError, match=rf"'group': {group}, .*}}, but work-groups have 1 to 64 items: nn\.dense"
+    ):
         fw.build(mod, target, params, records=evolve(store, locked=True))
 
 

@@ -173,7 +173,8 @@ def test_open_work_groups_keep_to_the_target(most: str, expected: int, monkeypat
         told.extend(options)
         return [b""] * len(files)
 
-    use(monkeypatch, hipMalloc=stored(ctypes.c_void_p, 4096))
+    memory = stored(ctypes.c_size_t, 1 << 34)
+    use(monkeypatch, hipMalloc=stored(ctypes.c_void_p, 4096), hipDeviceTotalMem=memory)
     monkeypatch.setattr(device, "topology", lambda: [("gfx90a", 110)])
     monkeypatch.setattr(device, "hiprtc", lambda: None)
     monkeypatch.setattr(device, "compile_all", compiled)
