@@ -25,7 +25,7 @@ from ..targets.cpuinfo import cpu_features, isa_for, usable_cores
 from ..targets.launched.gpu import GpuKind
 from ..targets.libraries import find_library
 from ..targets.opencl.devices import INSTALL as OPENCL_INSTALL
-from ..targets.opencl.devices import OpenclDevice, all_devices, astray, idle_platforms
+from ..targets.opencl.devices import VENDORS, OpenclDevice, all_devices, astray, hidden, idle_platforms
 from ..targets.opencl.selftest import tested
 from ..targets.peaks import measure as measure_peaks
 from ..targets.peaks import stored as stored_peaks
@@ -293,20 +293,28 @@ def _about(name: str) -> tuple[str | None, str | None]:
 
 def opencl() -> Iterator[Finding]:
     """Every OpenCL device, tested; or what is missing for there to be one; and drivers that bring none."""
-    wrong = astray()
-    for variable, problem in wrong.items():
-        facts = {"present": False, "value": os.environ[variable]}
-        yield Finding("opencl", variable, MISSING, f"leads to no driver: {problem}", f"unset {variable}", facts)
     try:
         devices = all_devices()
     except FusewireError:
+        yield from _astray(astray(barren=False))
         yield Finding("opencl", "devices", ABSENT, "pyopencl is not installed", OPENCL_INSTALL, {"present": False})
         return
-    if not devices and not wrong:
+    wrong = astray(barren=not devices)
+    yield from _astray(wrong)
+    if VENDORS not in wrong and (why := hidden(devices)):
+        facts = {"present": True, "value": os.environ[VENDORS]}
+        yield Finding("opencl", VENDORS, MISSING, why, f"unset {VENDORS}", facts)
+    if not devices and VENDORS not in wrong:
         detail = "pyopencl finds no device: neither a GPU's driver nor a runtime for CPUs is installed"
         yield Finding("opencl", "devices", MISSING, detail, OPENCL_INSTALL, {"present": False})
     yield from map(_idle, idle_platforms())
     yield from map(_opencl_device, devices)
+
+
+def _astray(wrong: dict[str, str]) -> Iterator[Finding]:
+    for variable, problem in wrong.items():
+        facts = {"present": False, "value": os.environ[variable]}
+        yield Finding("opencl", variable, MISSING, f"leads to no driver: {problem}", f"unset {variable}", facts)
 
 
 def _idle(name: str) -> Finding:

@@ -21,7 +21,8 @@ from ..scratch import scratch_folder
 
 INSTALL = "pip install 'fusewire[opencl]'"
 VENDORS, FILENAMES = "OCL_ICD_VENDORS", "OCL_ICD_FILENAMES"
-"""What tells loaders where drivers are: a folder of .icd files or one such file; libraries."""
+"""What tells loaders where drivers are: a folder of .icd files or one such file, in place of SYSTEM; more libraries.
+To a loader an empty variable is like none."""
 SYSTEM = "/etc/OpenCL/vendors"
 TYPES = ("gpu", "accelerator", "cpu", "custom")
 """Kinds of devices, the preferred ones first."""
@@ -94,7 +95,8 @@ def pyopencl() -> Any:
         # pyopencl warns whenever a compiler said anything, and some say "succeeded". Errors are errors all the same.
         warnings.filterwarnings("ignore", category=cl.CompilerWarning)
         own = intel_runtime()
-        if VENDORS in os.environ or own is None:
+        before = os.environ.get(VENDORS)
+        if before or own is None:
             _platforms(cl)
             return cl
         with scratch_folder("opencl") as folder:
@@ -104,6 +106,8 @@ def pyopencl() -> Any:
                 _platforms(cl)  # the loader reads the folder now, and never again
             finally:
                 del os.environ[VENDORS]
+                if before is not None:
+                    os.environ[VENDORS] = before
         return cl
 
 
@@ -127,19 +131,38 @@ def _platforms(cl: Any) -> list[Any]:
         return []
 
 
-def astray() -> dict[str, str]:
-    """Variables of the environment that lead the loader nowhere, each with what is wrong with it."""
+def astray(barren: bool) -> dict[str, str]:
+    """Variables of the environment that lead the loader nowhere, each with what is wrong with it.
+
+    Args:
+        barren: whether the loader was asked and there is no device at all. Then VENDORS is at fault wherever it is
+            set: nothing that is installed elsewhere can be found.
+    """
     found: dict[str, str] = {}
-    if (vendors := os.environ.get(VENDORS)) is not None:
+    if vendors := os.environ.get(VENDORS):
         path = Path(vendors)
         if not any(place.exists() for place in (path, Path(SYSTEM) / vendors)):
             found[VENDORS] = f"there is no '{vendors}'"
         elif path.is_dir() and not any(path.glob("*.icd")):
             found[VENDORS] = f"there is no .icd file in '{vendors}'"
+        elif barren:
+            found[VENDORS] = f"'{vendors}' names no driver that loads and has a device"
     names = os.environ.get(FILENAMES, "").split(os.pathsep)
     if missing := [name for name in names if os.sep in name and not Path(name).exists()]:
         found[FILENAMES] = f"there is no {', '.join(map(repr, missing))}"
     return found
+
+
+def hidden(devices: Sequence[OpenclDevice]) -> str | None:
+    """What is wrong with the user's own VENDORS where it keeps the Intel runtime that pip has installed from the
+    loader, so that it is not among the devices; else None.
+    """
+    vendors = os.environ.get(VENDORS)
+    if not vendors or intel_runtime() is None:
+        return None
+    if any(device.type == "cpu" and "intel" in device.platform.lower() for device in devices):
+        return None
+    return f"hides Intel's CPU runtime, which pip has installed: loaders look for drivers in '{vendors}' only"
 
 
 def idle_platforms() -> list[str]:
@@ -202,15 +225,26 @@ def find(wanted: str | None = None, index: int = 0) -> OpenclDevice:
     """The device number `index` among those that `-device=` means.
 
     Raises:
-        DeviceNotFound: there is none; the message lists those there are, or says what to install.
+        DeviceNotFound: there is none; the message lists those there are, or says what to install or to unset.
     """
     devices = all_devices()
     if not devices:
-        raise DeviceNotFound(f"there is no OpenCL device: install your GPU's driver, or a runtime for CPUs: {INSTALL}")
+        raise DeviceNotFound(f"there is no OpenCL device: {_advice()}")
     found = select(wanted, devices)
     if index >= len(found):
         listed = "; ".join(map(str, devices))
         asked = f"-device={wanted}" if wanted is not None else "opencl"
         count = f"means {len(found)} devices, and number {index} was asked for" if found else "is not there"
-        raise DeviceNotFound(f"{asked} {count}; there are {listed}")
+        hint = f"; {VENDORS} {why} (unset {VENDORS})" if (why := hidden(devices)) else ""
+        raise DeviceNotFound(f"{asked} {count}; there are {listed}{hint}")
     return found[index]
+
+
+def _advice() -> str:
+    """What to do where there is no device. Nothing that is installed helps while VENDORS leads elsewhere."""
+    wrong = astray(barren=True)
+    told = "; ".join(f"{name} leads to none ({problem}): unset {name}" for name, problem in wrong.items())
+    if VENDORS in wrong:
+        return told
+    install = f"install your GPU's driver, or a runtime for CPUs: {INSTALL}"
+    return f"{told}; or {install}" if told else install

@@ -24,9 +24,13 @@ typedef ulong uint64_t;
   typedef __typeof__(+(v)) fw_vector __attribute__((aligned(1))); \\
   *(__global fw_vector *)(size_t)(p) = (v); \\
 } while (0)
+#undef vstore2
 #define vstore2(v, at, p) FW_PUT(v, p)
+#undef vstore4
 #define vstore4(v, at, p) FW_PUT(v, p)
+#undef vstore8
 #define vstore8(v, at, p) FW_PUT(v, p)
+#undef vstore16
 #define vstore16(v, at, p) FW_PUT(v, p)
 #endif
 """

@@ -122,10 +122,14 @@ class Session:
         with ThreadPoolExecutor(usable_cores()) as pool:
             return list(pool.map(lambda file: self._program(file[0], file[1], local), files))
 
+    def options(self, local: int) -> list[str]:
+        """What the driver's compiler is told, for work-groups of `local` items where a kernel leaves that open."""
+        flat = self.device.type == "cpu" and self.device.platform == FLAT
+        return [*OPTIONS, define_local(local), *["-DFW_FLAT"] * flat]
+
     def _program(self, name: str, source: str, local: int) -> Any:
         cl = pyopencl()
-        flat = self.device.type == "cpu" and self.device.platform == FLAT
-        options = [*OPTIONS, define_local(local), *["-DFW_FLAT"] * flat]
+        options = self.options(local)
         parts = (self.device.identity, *options, source)
         key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
         cache = ObjectCache(cache_dir(), "program.bin")

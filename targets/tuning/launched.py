@@ -23,7 +23,7 @@ from ..schedules.space import GROUP
 from ..target import Target
 from .bench import LOOPS, Array, MakeBench, factors_of, program_of, random_inputs, sweep_bytes, wrong
 from .child import Child
-from .search import Option
+from .search import CannotTune, Option
 from .serving import Compile, Job, Make, Time, job_of
 
 SERVING = f"{__package__}.serving"
@@ -91,12 +91,15 @@ class LaunchBench:
         """Candidates, each compared with the generic loops on the same device.
 
         Raises:
-            FusewireError: the generic loops do not run.
+            CannotTune: the generic loops do not run.
         """
         if not self._reference:
             self._inputs.update(random_inputs(self.function, self.constants))
-            job = self.job(Option(f"{LOOPS}.{self.kind}", {}))
-            number, self._reference = self.worker.make(job, REFERENCE_LIMIT)
+            name = f"{LOOPS}.{self.kind}"
+            try:
+                number, self._reference = self.worker.make(self.job(Option(name, {})), REFERENCE_LIMIT)
+            except FusewireError as error:
+                raise CannotTune(f"{name}, which others are compared with: {error}") from error
             self.worker.forgotten.append(number)
         jobs = [self.job(option) for option in options]
         if len(jobs) > 1:

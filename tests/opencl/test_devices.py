@@ -67,10 +67,35 @@ def test_schedules_write_for_the_device_that_is_there(
     assert (profile.kind, profile.local_bytes, profile.max_group) == expected
 
 
-def test_no_device_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_device_at_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(devices, "all_devices", tuple)
-    with pytest.raises(fw.DeviceNotFound, match=r"pip install 'fusewire\[opencl\]'"):
+    for variable in (devices.VENDORS, devices.FILENAMES):
+        monkeypatch.delenv(variable, raising=False)
+    with pytest.raises(fw.DeviceNotFound, match=r"no OpenCL device: install .* pip install 'fusewire\[opencl\]'$"):
         find()
+    monkeypatch.setenv(devices.FILENAMES, str(tmp_path / "gone.so"))
+    with pytest.raises(fw.DeviceNotFound, match=r"gone.so'\): unset OCL_ICD_FILENAMES; or install .* pip install"):
+        find()
+    monkeypatch.setenv(devices.VENDORS, str(tmp_path))
+    expected = (
+        r"device: OCL_ICD_VENDORS leads to none \(there is no .icd file in .*: unset OCL_ICD_VENDORS; OCL_ICD_FIL"
+    )
+    with pytest.raises(fw.DeviceNotFound, match=expected) as caught:
+        find()
+    assert "install" not in str(caught.value)
+
+
+def test_a_device_that_the_users_own_variable_hides(
+    known: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(devices, "intel_runtime", lambda: tmp_path / "libintelocl.so")
+    monkeypatch.setenv(devices.VENDORS, str(tmp_path))
+    with pytest.raises(fw.DeviceNotFound, match=r"Other CPU .*hides Intel's CPU runtime.*\(unset OCL_ICD_VENDORS\)$"):
+        find("intel")
+    monkeypatch.delenv(devices.VENDORS)
+    with pytest.raises(fw.DeviceNotFound) as caught:
+        find("intel")
+    assert "hides" not in str(caught.value)
 
 
 def test_without_pyopencl_there_are_sources_and_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:

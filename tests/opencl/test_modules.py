@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import uuid
 from typing import Any
 
 import numpy as np
@@ -336,6 +337,21 @@ def test_programs_come_from_the_cache(
     assert sum("compiled kernels" in r.message for r in caplog.records) == 2
     with pytest.raises(fw.FusewireError, match="refused kernels0"):
         found.programs([("kernels0", "this is no program")], 1)
+
+
+@each_device
+def test_compilers_have_nothing_to_say(target: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """No warning is in the log of the build, nor on stderr, where PoCL prints how many there are."""
+    cl, device = pyopencl(), find(fw.Target(target).device)
+    lib = fw.build(fw.nn.softmax(fw.var("x", shape=(3, 37))), target)
+    ((_, source),) = lib.runnable.code.files
+    new = f"-DFW_NEW_{uuid.uuid4().hex}"  # a driver has a cache of its own, and from there comes no warning
+    session = runtime.Session(device)
+    program = cl.Program(session.context, source).build([*session.options(session.local), new], cache_dir=False)
+    log = program.get_build_info(device.raw, cl.program_build_info.LOG)
+    assert "warning" not in log.lower() and "warning" not in capfd.readouterr().err
+    if device.platform == runtime.FLAT:
+        assert log == ""
 
 
 def test_every_status_has_a_call_in_its_message() -> None:
