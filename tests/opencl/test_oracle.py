@@ -36,7 +36,7 @@ def test_random_graphs(target: str, seed: int, variant: str) -> None:
 
 
 @each_device
-@pytest.mark.parametrize("first", range(3, 33, 10))
+@pytest.mark.parametrize("first", [3, 13])
 def test_more_random_graphs(target: str, first: int) -> None:
     for seed in range(first, first + 10):
         check(seed, "all passes", target)
