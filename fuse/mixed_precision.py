@@ -14,9 +14,9 @@ residual sums, softmax) stay float32 with no list of them, so nothing overflows 
 network. FuseOps puts each cast behind what computes its operand, so a tensor that only products read is stored in the
 small type.
 
-bfloat16 rounds both factors: processors multiply pairs of them in one instruction. float16 is for storage (what is
-computed from it is float32 in any case), so only the weights become float16, and values of float16's small range
-nowhere else.
+bfloat16 rounds both factors: processors multiply pairs of them in one instruction. float16 is for storage where what is
+computed from it is float32 in any case: there only the weights become float16, and values of float16's small range
+nowhere else. Where devices compute in float16, both factors are rounded (`both`).
 """
 
 from typing import Any
@@ -51,20 +51,23 @@ MARGIN = 8.0
 """...in which they stay, times or by this number, when they are transformed for Winograd's convolutions."""
 
 
-def to_mixed_precision(dtype: str) -> Pass:
-    """The pass ToMixedPrecision.
+def to_mixed_precision(dtype: str, both: bool) -> Pass:
+    """The pass ToMixedPrecision; `both`: whether not only weights are rounded, but what they multiply, too.
 
     Raises:
         FusewireError: `dtype` is neither float16 nor bfloat16.
     """
     if dtype not in SMALL_FLOATS:
         raise FusewireError(f"ToMixedPrecision: expected {' or '.join(SMALL_FLOATS)}, got {dtype!r}")
-    return over_functions("ToMixedPrecision", 0, lambda f, mod, context: rewrite_function(f, _Mixed(dtype).replacement))
+    return over_functions(
+        "ToMixedPrecision", 0, lambda f, mod, context: rewrite_function(f, _Mixed(dtype, both).replacement)
+    )
 
 
 @define(eq=False)
 class _Mixed:
     dtype: str
+    both: bool
     weights: dict[int, tuple[Constant, Constant | None]] = field(factory=dict)
     casts: dict[int, tuple[Expr, Expr]] = field(factory=dict)
 
@@ -86,7 +89,7 @@ class _Mixed:
         small = self._rounded(weight)
         if small is None:
             return None
-        if self.dtype == "float16":
+        if not self.both:
             return Call(call.op, [data, small], call.attrs)
         return Call(call.op, [self._cast(data), small], Attrs({**call.attrs, "out_dtype": "float32"}))
 

@@ -29,6 +29,7 @@ def pipeline(
     vector_bytes: int = 0,
     strict: bool = False,
     precision: str = "float32",
+    half: bool = False,
     fuse: bool = True,
 ) -> Sequential:
     """The passes of `build`, in order; the number is the level from which each runs (the default level is 2).
@@ -40,6 +41,7 @@ def pipeline(
         vector_bytes: bytes of a vector register, for blocked layouts; 0: none.
         strict: whether what the libraries refuse is an error.
         precision: the dtype of the factors of products: "float32", "float16" or "bfloat16".
+        half: whether float16 is computed with, so that not only weights are rounded to it.
         fuse: whether to end with FuseOps; without it the result is the graph "before fusion".
 
     """
@@ -58,5 +60,5 @@ def pipeline(
         AlterLayout(vector_bytes, libraries),  #       2: channels in blocks of a vector, where that pays
     ]
     if precision != "float32":
-        passes.append(ToMixedPrecision(precision))  #  0: weights, and what they multiply, as 16-bit floats
+        passes.append(ToMixedPrecision(precision, half or None))  # 0: weights, and what they multiply, as 16-bit floats
     return Sequential([*passes, FuseOps()] if fuse else passes, name="pipeline")  # FuseOps is level 0

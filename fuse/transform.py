@@ -142,12 +142,14 @@ def ConvertLayout(desired_layouts: Mapping[str, Sequence[str]]) -> Pass:
     return convert_layout.convert_layout(desired_layouts)
 
 
-def ToMixedPrecision(mixed_precision_type: str = "float16") -> Pass:
-    """Constant weights as "float16", or as "bfloat16" together with what they are multiplied by (level 0).
+def ToMixedPrecision(mixed_precision_type: str = "float16", both: bool | None = None) -> Pass:
+    """Constant weights as "float16" or "bfloat16", and with `both` what they are multiplied by, too (level 0).
 
-    Sums, and everything that is not a convolution or a matrix product, stay float32, as do inputs and results.
+    Sums, and everything that is not a convolution or a matrix product, stay float32, as do inputs and results. Without
+    `both`, "bfloat16" rounds both and "float16" the weights.
     """
-    return mixed_precision.to_mixed_precision(mixed_precision_type)
+    rounded = mixed_precision_type == "bfloat16" if both is None else both
+    return mixed_precision.to_mixed_precision(mixed_precision_type, rounded)
 
 
 def FuseOps(fuse_opt_level: int = -1) -> Pass:

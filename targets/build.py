@@ -91,6 +91,7 @@ def _assemble(
         vector_bytes=isa.block_bytes,
         # TF32 is how units for matrices read float32: nothing changes in the graph.
         precision="float32" if where.precision in (None, "tf32") else where.precision,
+        half=isa.half,
         strict=strict,
         fuse=False,
     )

@@ -87,6 +87,7 @@ class DeviceProfile:
         plain: whether channels are best left where the graph has them; else they are put into blocks of a vector.
         exchange: whether items exchange values without memory.
         image: columns and rows that a read-only image may have at most; (0, 0): there are none.
+        half: whether factors of float16 are multiplied, and a few products added, in float16.
     """
 
     kind: str = "cpu"
@@ -97,6 +98,7 @@ class DeviceProfile:
     plain: bool = False
     exchange: bool = False
     image: tuple[int, int] = (0, 0)
+    half: bool = False
 
 
 @frozen
@@ -124,6 +126,11 @@ class Isa:
     def gpu(self) -> bool:
         """Whether kernels for work-groups are what the device is made for."""
         return self.device is not None and self.device.kind == "gpu"
+
+    @property
+    def half(self) -> bool:
+        """Whether float16 is computed with, and not only stored."""
+        return self.device is not None and self.device.half
 
     def takes_groups(self, items: int) -> bool:
         """Whether work-groups may have so many items: as many as the target allows, and whole warps on GPUs."""

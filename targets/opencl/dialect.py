@@ -59,7 +59,13 @@ _INT_VECTOR = {
     },
     "fma": "static inline @T fw_fma_@S(@T a, @T b, @T c) { return a * b + c; }",
 }
+_HALF_FMA = """\
+#pragma OPENCL EXTENSION cl_khr_fp16 : enable
+static inline @T fw_fma_@S(@T a, @T b, @T c) {{
+  return as_@T(fma(as_{half}(a), as_{half}(b), as_{half}(c)));
+}}"""
 _FLOAT16 = {
+    "fma": _HALF_FMA.format(half="half"),
     "load": "static inline float fw_load_f16(ushort a) { return vload_half(0, (const __private half *)&a); }",
     "store": """\
 static inline ushort fw_store_f16(float a) {
@@ -69,6 +75,7 @@ static inline ushort fw_store_f16(float a) {
 }""",
 }
 _FLOAT16_VECTOR = {
+    "fma": _HALF_FMA.format(half="half@L"),
     "load": "static inline @W fw_load_@S(@T a) { return vload_half@L(0, (const __private half *)&a); }",
     "store": """\
 static inline @T fw_store_@S(@W a) {

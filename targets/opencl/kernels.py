@@ -10,12 +10,16 @@ from ..target import Target
 from .devices import OpenclDevice, all_devices, select
 from .dialect import OPENCL
 
+HALF = "cl_khr_fp16"
+"""The extension for arithmetic in float16."""
+
 
 def isa_for(target: Target) -> Isa:
     """What schedules write for: four lanes for a GPU, else vectors and registers of this machine, a CPU device.
 
     A target is for a GPU if its items run in lockstep (`-thread_warp_size=`), or `-device=` means one. A CPU, too, runs
     what was written for a GPU, if more slowly. Where the device is there, groups and their memory keep to its limits.
+    With -precision=fp16, kernels for a GPU compute in float16 if the device that is there has cl_khr_fp16.
     """
     device = _meant(target.device)
     least, warp = DeviceProfile(), target.thread_warp_size or 1
@@ -23,7 +27,8 @@ def isa_for(target: Target) -> Isa:
     image = device.image if device and OPENCL.image else least.image
     most = min(target.max_num_threads or least.max_group, device.max_group if device else least.max_group)
     if warp > 1 or target.device == "gpu" or (device and device.type == "gpu"):
-        profile = DeviceProfile("gpu", local_bytes, most, max(warp, 32), image=image)
+        half = target.precision == "float16" and device is not None and HALF in device.extensions
+        profile = DeviceProfile("gpu", local_bytes, most, max(warp, 32), image=image, half=half)
         return Isa("opencl-gpu", 16, 32, (), ("f16c",), profile)
     own = cpu_isa_for(Target("cpu"))
     profile = DeviceProfile(local_bytes=local_bytes, max_group=most, image=image)

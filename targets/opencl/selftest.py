@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 
+from ...ir.errors import DeviceError
 from ..code import Code
 from ..device import Device
 from ..launched import selftest
@@ -9,7 +10,7 @@ from ..launched.engine import LaunchEngine
 from ..launched.selftest import SelfTest
 from ..target import Target
 from .devices import OpenclDevice, all_devices, find
-from .kernels import generate, isa_for
+from .kernels import HALF, generate, isa_for
 from .queue import opencl_queue
 
 
@@ -30,8 +31,10 @@ def chosen_device(code: Code, target: Target, device: Device) -> Device:
 
     Raises:
         DeviceNotFound: there is none.
-        DeviceError: it computes wrongly.
+        DeviceError: it computes wrongly, or not in float16 where the code does.
     """
     found = find(target.device, device.index)
+    if code.isa.half and HALF not in found.extensions:
+        raise DeviceError(f"built for a device that computes in float16; {found.name} lacks {HALF}: build for it")
     tested(found.index).require(f"{found.name} ({found.platform}, driver {found.driver})")
     return Device("opencl", found.index)

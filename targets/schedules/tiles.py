@@ -29,6 +29,10 @@ PART = 1024
 """Terms of a sum that are added up in a row; the parts of longer ones are added apart."""
 
 
+HALF_PART = 32
+"""Terms that are added up in float16, which has 11 bits: what is lost stays near what rounding the factors costs."""
+
+
 @frozen
 class Piece:
     """A part of an axis: `tiles` tiles, each of `blocks` vectors of `lanes`, the first at `start`."""
@@ -227,6 +231,35 @@ class RegisterTile:
                     lambda o, j, value: self.builder.store(total, (o, j), self.builder.load(total, (o, j)) + value)
                 )
         self.each(lambda o, j, value: self.put(o, j, self.builder.load(total, (o, j))))
+
+    def accumulate_halves(
+        self,
+        loops: Sequence[tuple[str, int, str]],
+        vector: Callable[[Sequence[Index], Index], Value],
+        scalar: Callable[[Sequence[Index], Index], Value],
+    ) -> None:
+        """The same for values of float16: products, and the sums of short parts, are float16, too."""
+        (name, extent, kind), *inner = loops
+        terms = math.prod(n for _, n, _ in inner)
+        if terms > HALF_PART:
+            with self.builder.loop(name, extent, kind) as i:
+                self.accumulate_halves(inner, lambda r, o: vector([i, *r], o), lambda r, j: scalar([i, *r], j))
+            return
+
+        def part(first: Index, size: int) -> None:
+            half = RegisterTile.start(self.builder, self.blocks, self.points, "float16")
+            half.accumulate(
+                [(name, size, kind), *inner],
+                lambda r, o: vector([first + r[0], *r[1:]], o),
+                lambda r, j: scalar([first + r[0], *r[1:]], j),
+            )
+            half.each(
+                lambda o, j, value: self.put(o, j, self.builder.load(self.acc, (o, j)) + cast(value, self.acc.dtype))
+            )
+
+        for start, count, size in even(extent, max(1, HALF_PART // terms)):
+            with self.builder.loop("part", count, "rolled") as number:
+                part(number * size + start, size)
 
 
 def team_kind(products: int) -> str:

@@ -45,6 +45,14 @@ def test_bfloat16_rounds_both_factors_and_adds_in_float32() -> None:
     expect(fw.nn.softmax(fw.nn.dense(X, w)), "bfloat16", fw.nn.softmax(small))
 
 
+def test_float16_rounds_both_factors_where_devices_compute_in_it() -> None:
+    w = weight(16, 32)
+    small = fw.nn.dense(fw.cast(X, "float16"), rounded(w, "float16"), out_dtype="float32")
+    found = ToMixedPrecision("float16", both=True)(fw.IRModule.from_expr(fw.tanh(fw.nn.dense(X, w))))["main"]
+    expected = fw.transform.InferType()(fw.IRModule.from_expr(fw.tanh(small)))["main"]
+    fw.analysis.assert_structural_equal(found, expected)
+
+
 def test_float16_rounds_weights_only() -> None:
     w = weight(16, 32)
     expect(fw.tanh(fw.nn.dense(X, w)), "float16", fw.tanh(fw.nn.dense(X, rounded(w, "float16"))))

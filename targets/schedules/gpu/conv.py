@@ -31,6 +31,7 @@ from .items import (
     device_needed,
     emit_pixel,
     guarded,
+    in_halves,
     local_sizes,
     numbered,
     occupancy,
@@ -217,6 +218,11 @@ class _Blocks:
         return self.conv.problem.kernel(self.b), self.packed
 
     @property
+    def dtype(self) -> str:
+        """What is multiplied: float16 where both factors are, and the device computes in it."""
+        return "float16" if in_halves(self.conv.problem) and not self.block.image else self.conv.dtype
+
+    @property
     def direct(self) -> bool:
         """Whether the vectors of a block lie in the result as they are."""
         return self.conv.out_block % LANES == 0 and self.conv.s.co % LANES == 0
@@ -267,17 +273,18 @@ class _Blocks:
             y, x = y0 + j // self.block.columns, x0 + j % self.block.columns
             return self.pixel(n, g * s.ci + r[0] * block + r[3], (y, x), r)
 
-        acc.accumulate(loops, lambda r, o: self.weight((g, tile), r, o, v), pixel)
+        accumulate = acc.accumulate_halves if self.dtype == "float16" else acc.accumulate
+        accumulate(loops, lambda r, o: self.weight((g, tile), r, o, v), pixel)
 
     def pixel(self, n: Index, c: Index, at: tuple[Index, Index], r: Sequence[Index]) -> Value:
         """The input under a pixel of the result, 0 outside of the picture; behind the last pixel it is any number."""
         conv, s, (y, x) = self.conv, self.conv.s, at
         if s.pointwise:
             cond = within((x,), (s.h * s.w,))
-            return or_zero(cond, conv.data(n, c, x // s.w, x % s.w), conv.dtype)
+            return or_zero(cond, conv.data(n, c, x // s.w, x % s.w), self.dtype)
         if self.border:
             return conv.data(n, c, y * s.stride[0] + r[1] * s.dilation[0], x * s.stride[1] + r[2] * s.dilation[1])
         top, left = s.pad if s.padded else (0, 0)
         row = y * s.stride[0] + r[1] * s.dilation[0] - top
         column = x * s.stride[1] + r[2] * s.dilation[1] - left
-        return or_zero(within((row, column), (s.h, s.w)), conv.data(n, c, row, column), conv.dtype)
+        return or_zero(within((row, column), (s.h, s.w)), conv.data(n, c, row, column), self.dtype)

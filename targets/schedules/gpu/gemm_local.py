@@ -159,18 +159,28 @@ def cost(p: Product, config: Config, matrix: str = "", find: float = 0.0) -> flo
     return time(main) + time(again) + LAUNCH
 
 
-def write(b: Builder, p: Product, config: Config, matrix: str = "", wide: tuple[bool, bool] = (True, True)) -> None:
-    """The loops of a product; `wide` says of either matrix whether its neighbours are neighbours in memory."""
-    parts = config["split"]
+def write(
+    b: Builder,
+    p: Product,
+    config: Config,
+    matrix: str = "",
+    wide: tuple[bool, bool] = (True, True),
+    half: bool = False,
+) -> None:
+    """The loops of a product; `wide` says of either matrix whether its neighbours are neighbours in memory, `half`
+    whether factors are float16, and the sums of a strip, too.
+    """
+    parts, tile = config["split"], tile_of(config, matrix)
+    factors = matrix or ("float16" if half else p.dtype)
     if parts == 1:
-        _Writer(b, p, tile_of(config, matrix), config["stages"], 1, wide, p.emit).write()
+        _Writer(b, p, tile, factors, config["stages"], 1, wide, p.emit).write()
         return
     partial = b.alloc("partial", (parts, p.batch, p.m, p.n), p.dtype, "team")
 
     def keep(b: Builder, batch: Index, i: Index, j: Index, value: Value) -> None:
         b.store(partial, (batch // p.batch, batch % p.batch, i, j), value)
 
-    _Writer(b, p, tile_of(config, matrix), config["stages"], parts, wide, keep).write()
+    _Writer(b, p, tile, factors, config["stages"], parts, wide, keep).write()
     b.barrier()
     size = min(256, 1 << max(5, (p.n - 1).bit_length()))
     grid = (p.batch, p.m, -(-p.n // size))
@@ -198,6 +208,8 @@ class _Writer:
     b: Builder
     p: Product
     t: Tile
+    factors: str
+    """The type of what lies in local memory."""
     stages: int
     parts: int
     wide: tuple[bool, bool]
@@ -210,10 +222,10 @@ class _Writer:
         grid = (self.parts, p.batch, -(-p.m // t.rows), -(-p.n // t.columns))
         with b.loops(("part", "batch", "rows", "columns"), grid, "workgroup") as places:
             part, batch, rows, columns = (as_index(0) if n == 1 else i for i, n in zip(places, grid, strict=True))
-            dtype = t.matrix or p.dtype
             buffers = [
                 tuple(
-                    b.alloc(f"{n}{k}", shape, dtype, "local") for n, shape in zip(("l", "r"), t.shapes(), strict=True)
+                    b.alloc(f"{n}{k}", shape, self.factors, "local")
+                    for n, shape in zip(("l", "r"), t.shapes(), strict=True)
                 )
                 for k in range(self.stages)
             ]
@@ -286,21 +298,37 @@ class _Writer:
             for i in range(count):
                 b.store(acc, (i,), 0)
             return acc
-        count = t.own_rows * t.own_columns // LANES
-        acc = b.alloc_vectors("acc", count, p.dtype, LANES)
+        return self.zeros("acc", p.dtype)
+
+    def zeros(self, name: str, dtype: str) -> Buffer:
+        """A sum for each element of an item, in registers."""
+        count = self.t.own_rows * self.t.own_columns // LANES
+        acc = self.b.alloc_vectors(name, count, dtype, LANES)
         for i in range(count):
-            b.emit_store(acc, (i,), Const(0.0, p.dtype, LANES))
+            self.b.emit_store(acc, (i,), Const(0.0, dtype, LANES))
         return acc
 
     def add(self, strips: Buffers, acc: Buffer, item: Index) -> None:
-        """The sums of a strip."""
+        """The sums of a strip; those of smaller factors are of their type, too, and then added."""
         if self.t.matrix:
             self.add_matrices(strips, acc, item)
             return
+        if self.factors == acc.dtype:
+            self.add_vectors(strips, acc, item)
+            return
+        part = self.zeros("part", self.factors)
+        self.add_vectors(strips, part, item)
+        for i in range(math.prod(acc.shape)):
+            place = (as_index(i),)
+            term = cast(Load(part, place, LANES), acc.dtype)
+            self.b.emit_store(acc, place, Load(acc, place, LANES) + term)
+
+    def add_vectors(self, strips: Buffers, acc: Buffer, item: Index) -> None:
+        """The sums of a strip in vectors."""
         b, t, vectors = self.b, self.t, self.t.own_columns // LANES
         (y, x), (left, right) = split(item, t.sides), strips
         with b.loop("k", t.depth, "short") as k:
-            own = b.alloc_vectors("w", vectors, self.p.dtype, LANES)
+            own = b.alloc_vectors("w", vectors, self.factors, LANES)
             for o in range(vectors):
                 b.emit_store(own, (o,), Load(right, (k, self.column(x, as_index(o))), LANES))
             for i in range(t.own_rows):

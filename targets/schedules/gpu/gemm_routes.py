@@ -12,7 +12,7 @@ from ..space import Config
 from ..tiles import Packed
 from . import gemm_local
 from .convs import plain_conv, runs_along_channels
-from .items import device_needed, emit_pixel, or_zero, within
+from .items import device_needed, emit_pixel, in_halves, or_zero, within
 from .product import Product, conv_product, pixel_of, product_of
 
 LEAST_WORK = 1 << 13
@@ -125,7 +125,8 @@ def schedule(route: Route, units: bool) -> Callable[[Problem, Config], tuple[Ker
     def kernel(problem: Problem, config: Config) -> tuple[Kernel, Packed]:
         b, found = Builder(), route(problem)
         assert not isinstance(found, str)
-        gemm_local.write(b, found[0], config, matrix_type(problem) if units else "", found[1])
+        matrix = matrix_type(problem) if units else ""
+        gemm_local.write(b, found[0], config, matrix, found[1], in_halves(problem))
         return problem.kernel(b), {}
 
     return kernel

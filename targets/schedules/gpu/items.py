@@ -22,6 +22,12 @@ def device_needed(problem: Problem) -> str | None:
     return None if problem.isa.device else "it is written for devices that run work-groups"
 
 
+def in_halves(problem: Problem) -> bool:
+    """Whether both factors of a product are float16, and the device computes in it."""
+    context = problem.context
+    return problem.isa.half and context is not None and {view.type.dtype for view in context.args} == {"float16"}
+
+
 def local_bytes(problem: Problem) -> int:
     """Memory that the items of a group can share."""
     return problem.isa.device.local_bytes if problem.isa.device else 0
