@@ -71,6 +71,7 @@ class _Entry:
     level: str = "none"
     implementation: str = ""
     config: Config = field(factory=dict)
+    judged: bool = True
     best: dict[str, float] = field(factory=dict)
     problems: dict[str, str] = field(factory=dict)
 
@@ -113,15 +114,21 @@ class TuningStore:
         entry = self._entries.get(key)
         return entry.level if entry else "none"
 
+    def judged(self, key: Key) -> bool:
+        """Whether the whole network was tried with what is decided for a key (see judge.py)."""
+        self._refresh()
+        entry = self._entries.get(key)
+        return entry is None or entry.judged
+
     def add_timing(self, key: Key, timing: Timing) -> None:
         """Record a measurement."""
         self.measured += 1  # before it is written: an interrupted write has most likely been one
         self._add({"record": "timing", "key": asdict(key), **asdict(timing)})
 
-    def decide(self, key: Key, implementation: str, config: Config, level: str) -> None:
+    def decide(self, key: Key, implementation: str, config: Config, level: str, judged: bool = True) -> None:
         """Record a decision."""
         self.decided += 1
-        self._add(json.loads(decision_line(key, implementation, config, level)))
+        self._add(json.loads(decision_line(key, implementation, config, level)) | ({} if judged else {"judged": False}))
 
     def __len__(self) -> int:
         self._refresh()
@@ -166,7 +173,7 @@ class TuningStore:
             if self.locked and entry.implementation and decided != (record["implementation"], record["config"]):
                 raise FusewireError(f"'{self.path}' has two decisions for one group: {record['key']['work']}")
             entry.implementation, entry.config = record["implementation"], record["config"]
-            entry.level = record["level"]
+            entry.level, entry.judged = record["level"], record.get("judged", True) is not False
         elif record["seconds"] is not None:
             name, seconds = record["implementation"], record["seconds"]
             entry.best[name] = min(seconds, entry.best.get(name, seconds))

@@ -162,7 +162,9 @@ def tune(
         groups = tuner.run(before, make_bench, progress)
     keys = {name: group.key for group in groups for name in group.steps}
     scales = Modules(built(TuningStore()), lambda: built(store), keys)
-    verdict = judge(tuner.guesses, scales, tuner.withdraw)
+    guesses = tuner.guesses()
+    verdict = judge(guesses, scales, tuner.withdraw)
+    tuner.confirm(guesses.keys() - verdict.fallen)
     groups = [evolve(g, decision=tuner.followed(g.key), withdrawn=g.key in verdict.fallen) for g in groups]
     return TuneResult(scales.tuned, tuple(groups), verdict.before, verdict.after, time.monotonic() - start)
 
@@ -286,7 +288,8 @@ class _Tuner:
             self.store.add_timing(group.key, timing)
 
         outcome = search(group.bench, self.trials, deadline, record)
-        self.store.decide(group.key, outcome.best.implementation, outcome.best.config, self.recorded)
+        best, first = outcome.best, group.bench.options[0]
+        self.store.decide(group.key, best.implementation, best.config, self.recorded, judged=best == first)
         if known := caution(group.problem, outcome.best.implementation):
             _log.warning("%s will run by %s: %s", group.steps[0], outcome.best.implementation, known)
         return outcome
@@ -296,17 +299,21 @@ class _Tuner:
         decision = self.store.decision(key)
         return decision if decision and follows(self.groups[key].problem, decision) else None
 
-    @property
     def guesses(self) -> dict[Key, Option]:
-        """The first guesses of groups that are decided otherwise, by whatever search: a search may end unjudged."""
-        firsts = {key: group.bench.options[0] for key, group in self.groups.items()}
-        decided = {key: self.followed(key) for key in firsts}
+        """The first guesses of groups that were decided otherwise and not judged yet: an earlier search may have ended
+        before that.
+        """
         return {
-            key: firsts[key]
-            for key, found in decided.items()
-            if found
-            and (found.implementation, dict(found.config)) != (firsts[key].implementation, {**firsts[key].config})
+            key: group.bench.options[0]
+            for key, group in self.groups.items()
+            if self.followed(key) and not self.store.judged(key)
         }
+
+    def confirm(self, keys: Collection[Key]) -> None:
+        """Record that decisions were judged and stand."""
+        for key in keys:
+            if decision := self.store.decision(key):
+                self.store.decide(key, decision.implementation, decision.config, self.store.level(key))
 
     def withdraw(self, keys: Collection[Key]) -> None:
         """Decide for the first guesses after all."""
