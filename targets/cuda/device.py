@@ -7,9 +7,9 @@ work on the same stream needs no waiting in between. Graphs are captured on a st
 import contextlib
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,14 +25,10 @@ from ..launched.device import (
     Launch,
     Timer,
     define_local,
-    held_in_one_block,
     homes,
-    no_images,
-    sharing,
-    sizes_on_gpu,
     when_repeated,
 )
-from ..launched.libqueue import LibraryQueue
+from ..launched.libqueue import Gpu
 from ..prove import ALIGNED
 from .nvrtc import nvrtc, options
 
@@ -128,7 +124,7 @@ def _number(arch: str) -> int:
 
 
 @define(eq=False)
-class CudaDevice:
+class CudaDevice(Gpu):
     """A GPU; implements `GpuDevice`.
 
     Attributes:
@@ -150,16 +146,6 @@ class CudaDevice:
     local: int = LOCAL
     _capturing: Any = field(default=None)
 
-    @property
-    def identity(self) -> str:
-        """Device and driver."""
-        return f"{self.index} / {self.name} / {self.arch} / driver {self.driver}"
-
-    @property
-    def software(self) -> str:
-        """Architecture and driver."""
-        return f"{self.arch}, driver {self.driver}"
-
     @contextlib.contextmanager
     def _doing(self, what: str) -> Iterator[Any]:
         """CuPy, with this device as the current one."""
@@ -167,31 +153,11 @@ class CudaDevice:
         with told(f"{what} on {self.name}"), cp.cuda.Device(self.index):
             yield cp
 
-    def library_queue(self) -> LibraryQueue:
-        """What the libraries of one module put their work into."""
-        return LibraryQueue(self)
-
-    def shares(self, thread_bytes: int, items: int) -> int:
-        """How many work-items share the iterations of a launch."""
-        return sharing(self.units * LOCAL, thread_bytes, items)
-
-    def sizes(self, items: int) -> list[int]:
-        """Other numbers of work-items in a work-group that are worth a try."""
-        return sizes_on_gpu(items)
-
     def allocate(self, nbytes: int, what: str) -> Block:
         """New memory; CuPy gives what starts at a multiple of 512 bytes."""
         with self._doing(f"allocating {nbytes} bytes for {what}") as cp:
             memory = cp.cuda.alloc(max(nbytes, 1))
             return Block(memory.ptr, nbytes, memory)
-
-    def hold(self, arrays: Mapping[int, Array]) -> tuple[Any, dict[int, int]]:
-        """Arrays that never change, in one piece of memory."""
-        return held_in_one_block(self, arrays)
-
-    def image(self, array: Array) -> NoReturn:
-        """Kernels read buffers only."""
-        no_images(self, array)
 
     def write(self, place: int, array: Array) -> None:
         """Copy an array of the host."""
@@ -207,9 +173,6 @@ class CudaDevice:
             stream = cp.cuda.get_current_stream()
             cp.cuda.runtime.memcpyAsync(array.ctypes.data, place, array.nbytes, _TO_HOST, stream.ptr)
             stream.synchronize()
-
-    def seen(self, place: int, nbytes: int) -> None:
-        """The host does not see the memory of a GPU."""
 
     def copy(self, target: int, source: int, nbytes: int) -> None:
         """Copy within the device."""

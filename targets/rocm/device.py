@@ -6,10 +6,10 @@ None of this has run on a GPU yet. Tests call it with a library that stands in f
 import contextlib
 import ctypes
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,13 +24,9 @@ from ..launched.device import (
     Launch,
     Timer,
     define_local,
-    held_in_one_block,
     homes,
-    no_images,
-    sharing,
-    sizes_on_gpu,
 )
-from ..launched.libqueue import LibraryQueue
+from ..launched.libqueue import Gpu
 from .hiprtc import INSTALL, hiprtc, options, rocm_library
 
 TOPOLOGY = Path("/sys/class/kfd/kfd/topology/nodes")
@@ -163,7 +159,7 @@ class _Memory:
 
 
 @define(eq=False)
-class RocmDevice:
+class RocmDevice(Gpu):
     """A GPU; implements `GpuDevice`.
 
     Attributes:
@@ -182,16 +178,6 @@ class RocmDevice:
     units: int
     local: int = LOCAL
     _stream: ctypes.c_void_p | None = field(default=None)
-
-    @property
-    def identity(self) -> str:
-        """Device and driver."""
-        return f"{self.index} / {self.name} / {self.arch} / driver {self.driver}"
-
-    @property
-    def software(self) -> str:
-        """Architecture and driver."""
-        return f"{self.arch}, driver {self.driver}"
 
     def arch_for(self, wanted: str | None) -> str:
         """The architecture to compile for.
@@ -220,18 +206,6 @@ class RocmDevice:
             self._stream = stream
         return self._stream
 
-    def library_queue(self) -> LibraryQueue:
-        """What the libraries of one module put their work into."""
-        return LibraryQueue(self)
-
-    def shares(self, thread_bytes: int, items: int) -> int:
-        """How many work-items share the iterations of a launch."""
-        return sharing(self.units * LOCAL, thread_bytes, items)
-
-    def sizes(self, items: int) -> list[int]:
-        """Other numbers of work-items in a work-group that are worth a try."""
-        return sizes_on_gpu(items)
-
     def allocate(self, nbytes: int, what: str) -> Block:
         """New memory."""
         _call(f"allocating {nbytes} bytes on {self.name}", "hipSetDevice", self.index)
@@ -241,14 +215,6 @@ class RocmDevice:
     def _move(self, what: str, target: int, source: int, nbytes: int, kind: int) -> None:
         given = ctypes.c_void_p(target), ctypes.c_void_p(source), ctypes.c_size_t(nbytes)
         self._do(what, "hipMemcpyAsync", *given, kind, self.stream)
-
-    def hold(self, arrays: Mapping[int, Array]) -> tuple[Any, dict[int, int]]:
-        """Arrays that never change, in one piece of memory."""
-        return held_in_one_block(self, arrays)
-
-    def image(self, array: Array) -> NoReturn:
-        """Kernels read buffers only."""
-        no_images(self, array)
 
     def write(self, place: int, array: Array) -> None:
         """Copy an array of the host."""
@@ -260,9 +226,6 @@ class RocmDevice:
         """Fill an array of the host."""
         self._move(f"reading {array.nbytes} bytes from the device", array.ctypes.data, place, array.nbytes, _TO_HOST)
         self.wait()
-
-    def seen(self, place: int, nbytes: int) -> None:
-        """The host does not see the memory of a GPU."""
 
     def copy(self, target: int, source: int, nbytes: int) -> None:
         """Copy within the device."""
